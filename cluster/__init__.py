@@ -1,0 +1,1 @@
+"""Where Ray comes from: one backend, one file."""

@@ -1,0 +1,1 @@
+"""Stages from a configuration to a tracked posterior; the only package that knows the others."""

@@ -1,0 +1,74 @@
+"""The run directory: where every stage finds what the others left."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UsageError
+
+STREAMS = ("train", "test")  # position = number of the random stream
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new text, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of one run; see `docs/architecture.md` for the layout."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yml"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def tracking_uri(self) -> str:
+        return f"sqlite:///{(self.path / 'mlflow.db').resolve()}"
+
+    def store(self, stream: str) -> Path:
+        return self.path / "store" / stream
+
+    def training(self, key: str) -> Path:
+        return self.path / "trainings" / key
+
+    @property
+    def latest(self) -> str:
+        """Key of the training that commands without a name refer to."""
+        try:
+            return str(self.read_latest()["training"])
+        except FileNotFoundError:
+            raise UsageError(f"{self.path} has no training yet: run `sbiflow train`") from None
+
+    def read_latest(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads((self.path / "latest.json").read_text())
+        return loaded
+
+    def write_latest(self, key: str) -> None:
+        write_whole(self.path / "latest.json", json.dumps({"training": key}))

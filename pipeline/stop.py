@@ -1,0 +1,55 @@
+"""Leave cleanly: SIGINT, SIGTERM and SIGUSR1 ask the running stage to commit and stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from pipeline.errors import Stopped
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Stop:
+    """A request to stop that a stage polls between two units of work."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.reason = ""
+
+    @property
+    def requested(self) -> bool:
+        return self._event.is_set()
+
+    def request(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        self._event.set()
+
+    def check(self, stage: str) -> None:
+        """Raise `Stopped` if a stop was requested."""
+        if self.requested:
+            raise Stopped(f"{stage} stopped by {self.reason}; repeat the same command to continue")
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Turn the first signal into a stop request; a second SIGINT interrupts at once."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.request(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
