@@ -1,0 +1,145 @@
+"""What a run would do, before anything is spent: simulations, core hours, bytes, shards."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import Config, simulator_of
+from pipeline.errors import UsageError
+from pipeline.run import STREAMS, Run
+from pipeline.seed import TRAIN, generators
+from pipeline.store import Store
+
+PROBE_SECONDS = 5.0  # a probe stops after this long, but never before one simulation
+PROBES = 5
+FIXED_ROW_BYTES = 8 + 1 + 4 + 16  # id, outcome, seconds, hash
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A few measured simulations."""
+
+    seconds: float  # median of one simulation
+    row_bytes: int
+    outputs: dict[str, tuple[str, tuple[int, ...]]]  # dtype and shape
+    simulations: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `sbiflow check` found out about a prior and a simulator."""
+
+    probe: Probe
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    theta: np.ndarray  # (n, D)
+    deterministic: bool
+
+
+def _simulate(simulator: Any, config: Config, key: int) -> tuple[np.ndarray, dict[str, Any], float]:
+    prior_rng, noise_rng = generators(config.seed, TRAIN, key)
+    size = config.simulate.block if simulator.batched else 1
+    theta = simulator.prior.sample(prior_rng, size)
+    started = time.perf_counter()
+    if simulator.batched:
+        x = simulator.simulate_block(theta, noise_rng)
+        return theta[0], {k: v[0] for k, v in x.items()}, (time.perf_counter() - started) / size
+    x = simulator.simulate(theta[0], noise_rng, timeout=config.simulate.timeout)
+    return theta[0], x, time.perf_counter() - started
+
+
+def probe(config: Config) -> Probe:
+    """Measure a few simulations in this process."""
+    simulator = simulator_of(config)
+    seconds: list[float] = []
+    sizes: list[int] = []
+    outputs: dict[str, tuple[str, tuple[int, ...]]] = {}
+    started = time.perf_counter()
+    for key in range(PROBES):
+        theta, x, elapsed = _simulate(simulator, config, key)
+        arrays = {name: np.asarray(value) for name, value in x.items()}
+        outputs = {name: (str(value.dtype), value.shape) for name, value in arrays.items()}
+        seconds.append(elapsed)
+        sizes.append(theta.nbytes + sum(value.nbytes for value in arrays.values()))
+        if time.perf_counter() - started > PROBE_SECONDS:
+            break
+    row_bytes = FIXED_ROW_BYTES + round(statistics.mean(sizes))
+    return Probe(statistics.median(seconds), row_bytes, outputs, len(seconds))
+
+
+def plan(config: Config, run: Run) -> dict[str, Any]:
+    """Say what `run` would do: per stream what is there and what is missing, and its cost.
+
+    Returns a mapping of JSON values: `streams` (have, need, new), `seconds_per_simulation`, `core_hours`,
+    `wall_seconds`, `workers`, `bytes`, `shards`.
+    """
+    streams = {}
+    for stream, budget in zip(STREAMS, (config.budget, config.test), strict=True):
+        path = run.store(stream)
+        have = Store.open(path).counts(budget)["done"] if path.exists() else 0
+        streams[stream] = {"need": budget, "have": have, "new": budget - have}
+    measured = probe(config)
+    new = sum(stream["new"] for stream in streams.values())
+    core_seconds = new * measured.seconds * config.simulate.cpus
+    workers = config.simulate.workers or max(1, int((os.cpu_count() or 1) / config.simulate.cpus))
+    size = new * measured.row_bytes
+    return {
+        "streams": streams,
+        "seconds_per_simulation": measured.seconds,
+        "core_hours": core_seconds / 3600,
+        "workers": workers,
+        "wall_seconds": new * measured.seconds / workers,
+        "bytes": size,
+        "shards": math.ceil(size / (config.store.shard_mb * 2**20)) if new else 0,
+        "outputs": {name: [dtype, list(shape)] for name, (dtype, shape) in measured.outputs.items()},
+    }
+
+
+def check(config: Config, draws: int = 3) -> Check:
+    """Try prior and simulator: shapes, NaN, seconds, determinism for a seed, noise between seeds.
+
+    Raises:
+        UsageError: the simulator raised; the message holds theta and the error.
+    """
+    simulator = simulator_of(config)
+    problems, notes, thetas = [], [], []
+    first: dict[str, np.ndarray] = {}
+    deterministic, varies = True, False
+    for key in range(draws):
+        try:
+            theta, x, _ = _simulate(simulator, config, key)
+            _, again, _ = _simulate(simulator, config, key)
+            named = dict(zip(simulator.prior.names, theta.tolist(), strict=True))
+            other = simulator(seed=config.seed + 1 + key, **named)
+            same_theta = simulator(seed=config.seed + 1001 + key, **named)
+        except Exception as error:
+            raise UsageError(
+                f"simulator {simulator.name!r} failed at draw {key}: {type(error).__name__}: {error}"
+            ) from error
+        thetas.append(theta)
+        for name, value in x.items():
+            array = np.asarray(value)
+            deterministic &= np.array_equal(array, again[name], equal_nan=True)
+            varies |= not np.array_equal(other[name], same_theta[name])
+            if array.dtype.kind in "fc" and not np.isfinite(array).all():
+                problems.append(f"draw {key}: output {name!r} holds NaN or Inf at theta = {named}")
+            if name in first and name not in simulator.ragged and first[name].shape != array.shape:
+                problems.append(
+                    f"draw {key}: output {name!r} has shape {array.shape}, before {first[name].shape};"
+                    f" declare ragged={{{name!r}}} if its length varies"
+                )
+            first.setdefault(name, array)
+    if not deterministic:
+        problems.append("the same seed gave different outputs: use only the generator `rng`")
+    if not varies:
+        notes.append("equal theta gave equal outputs for different seeds: no noise in this simulator")
+    return Check(
+        probe(config), tuple(problems), tuple(notes), np.stack(thetas), deterministic
+    )
