@@ -178,7 +178,7 @@ _Loader.add_implicit_resolver(
 
 def _parse(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise UsageError(f"{source} is not valid YAML: {error}") from None
 

@@ -15,6 +15,10 @@ class UsageError(PipelineError, ValueError):
     exit_code = 2
 
 
+class LockedError(PipelineError):
+    """Another process holds the run or the store: exit code 1."""
+
+
 class TooManyFailed(PipelineError):
     """The stage finished, but more simulations failed than `max_failed` allows: exit code 3."""
 

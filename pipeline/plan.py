@@ -98,7 +98,9 @@ def plan(config: Config, run: Run) -> dict[str, Any]:
         "wall_seconds": new * measured.seconds / workers,
         "bytes": size,
         "shards": math.ceil(size / (config.store.shard_mb * 2**20)) if new else 0,
-        "outputs": {name: [dtype, list(shape)] for name, (dtype, shape) in measured.outputs.items()},
+        "outputs": {
+            name: [dtype, list(shape)] for name, (dtype, shape) in measured.outputs.items()
+        },
     }
 
 
@@ -139,7 +141,7 @@ def check(config: Config, draws: int = 3) -> Check:
     if not deterministic:
         problems.append("the same seed gave different outputs: use only the generator `rng`")
     if not varies:
-        notes.append("equal theta gave equal outputs for different seeds: no noise in this simulator")
-    return Check(
-        probe(config), tuple(problems), tuple(notes), np.stack(thetas), deterministic
-    )
+        notes.append(
+            "equal theta gave equal outputs for different seeds: no noise in this simulator"
+        )
+    return Check(probe(config), tuple(problems), tuple(notes), np.stack(thetas), deterministic)

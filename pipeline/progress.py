@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -15,9 +16,9 @@ LINE_EVERY = 5.0  # seconds between two plain lines
 
 def duration(seconds: float) -> str:
     """Write seconds as `42s`, `3m05s` or `2h04m`."""
-    if seconds != seconds or seconds == float("inf"):
+    if not math.isfinite(seconds):
         return "unknown"
-    whole = int(round(seconds))
+    whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f}s" if seconds < 10 else f"{whole}s"
     minutes, rest = divmod(whole, 60)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import socket
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UsageError
+from pipeline.errors import LockedError, UsageError
 
 STREAMS = ("train", "test")  # position = number of the random stream
 
@@ -72,3 +76,23 @@ class Run:
 
     def write_latest(self, key: str) -> None:
         write_whole(self.path / "latest.json", json.dumps({"training": key}))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for one driver.
+
+        Raises:
+            LockedError: another process works on this run; the message names it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / "lock", "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise LockedError(f"{self.path} is in use by {holder}; wait for it") from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield

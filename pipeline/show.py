@@ -1,0 +1,251 @@
+"""What commands print: plain values for machines, short text for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import Config
+from pipeline.plan import Check
+from pipeline.progress import duration
+from pipeline.run import STREAMS, Run
+from pipeline.store import Store
+
+
+def plain(value: Any) -> Any:
+    """Return dataclasses, arrays and paths as JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value
+
+
+def size(count: float) -> str:
+    """Write bytes with a unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def streams(run: Run) -> list[str]:
+    """Return the streams that have a store."""
+    return [stream for stream in STREAMS if (run.store(stream) / "store.json").exists()]
+
+
+# --- simulations -------------------------------------------------------------------------------
+
+
+def status_values(config: Config, run: Run) -> dict[str, Any]:
+    """Return counts, digest, rate, ETA and slowest simulations; the training stream's counts also at the top."""
+    budgets = {"train": config.budget, "test": config.test}
+    values: dict[str, Any] = {"run": str(run.path), "streams": {}}
+    for stream, budget in budgets.items():
+        values["streams"][stream] = _stream_values(run, stream, budget)
+    values |= values["streams"]["train"]
+    return values
+
+
+def _stream_values(run: Run, stream: str, budget: int) -> dict[str, Any]:
+    last = _last_event(run, stream)
+    rate = last.get("rate")
+    if stream not in streams(run):
+        counts = dict.fromkeys(("done", "ok", "failed", "timeout", "invalid"), 0)
+        return {"budget": budget, **counts, "missing": budget, "rate": rate, "eta": None,
+                "slowest": [], "digest": None}  # fmt: skip
+    store = Store.open(run.store(stream))
+    counts = store.counts(budget)
+    eta = counts["missing"] / rate if rate else None
+    return {
+        "budget": budget,
+        **counts,
+        "rate": rate,
+        "eta": 0.0 if counts["missing"] == 0 else eta,
+        "slowest": plain(store.slowest(3)),
+        "digest": store.digest(budget),
+    }
+
+
+def _last_event(run: Run, stream: str) -> dict[str, Any]:
+    if not run.journal.exists():
+        return {}
+    from evaluation.journal import Journal
+
+    events = [
+        event
+        for event in Journal(run.journal).read()
+        if event.get("stage") == "simulate" and event.get("stream") == stream
+    ]
+    return events[-1] if events else {}
+
+
+def status(values: dict[str, Any]) -> str:
+    lines = []
+    for stream, s in values["streams"].items():
+        bad = ", ".join(f"{s[kind]} {kind}" for kind in ("failed", "timeout", "invalid") if s[kind])
+        rate = f", last rate {s['rate']:.4g}/s" if s["rate"] else ""
+        eta = f", about {duration(s['eta'])} left" if s["eta"] else ""
+        lines.append(
+            f"{stream}: {s['done']}/{s['budget']} simulations, {s['missing']} missing"
+            + (f", {bad}" if bad else "")
+            + rate
+            + eta
+        )
+        if s["digest"]:
+            lines.append(f"  digest {s['digest']}")
+        for row in s["slowest"][:1]:
+            lines.append(f"  slowest: id {row['id']}, {duration(row['seconds'])}")
+    return "\n".join(lines)
+
+
+def failure_values(run: Run) -> list[dict[str, Any]]:
+    """Return every row that is not ok, with its parameters by name."""
+    result = []
+    for stream in streams(run):
+        store = Store.open(run.store(stream))
+        for row in store.failures():
+            theta = dict(zip(store.names, np.asarray(row.theta).tolist(), strict=True))
+            result.append(
+                {
+                    "stream": stream,
+                    "id": int(row.id),
+                    "outcome": row.outcome.name.lower(),
+                    "theta": theta,
+                    "message": row.message,
+                    "traceback": row.traceback,
+                    "seconds": float(row.seconds),
+                }
+            )
+    return result
+
+
+def failures(values: list[dict[str, Any]]) -> str:
+    if not values:
+        return "no failures"
+    lines = []
+    for row in values:
+        theta = ", ".join(f"{name}={value:.6g}" for name, value in row["theta"].items())
+        lines.append(
+            f"{row['stream']} {row['id']} {row['outcome']} after {duration(row['seconds'])}:"
+            f" {row['message']} [{theta}]"
+        )
+    return "\n".join(lines)
+
+
+def store_values(run: Run) -> dict[str, Any]:
+    """Return what `store info` prints."""
+    values = {}
+    for stream in streams(run):
+        store = Store.open(run.store(stream))
+        files = [file for file in run.store(stream).rglob("*") if file.is_file()]
+        values[stream] = {
+            "path": str(run.store(stream)),
+            "identity": store.identity,
+            "schema": plain(store.schema),
+            "counts": store.counts(),
+            "digest": store.digest(),
+            "shards": len(store.shards()),
+            "files": len(files),
+            "bytes": sum(file.stat().st_size for file in files),
+        }
+    return values
+
+
+def problem_values(run: Run) -> list[dict[str, Any]]:
+    """Return what `store verify` found."""
+    return [
+        {"stream": stream, **plain(problem)}
+        for stream in streams(run)
+        for problem in Store.open(run.store(stream)).verify()
+    ]
+
+
+def problems(values: list[dict[str, Any]]) -> str:
+    return "\n".join(json.dumps(problem) for problem in values) or "every checksum is right"
+
+
+# --- plans and checks --------------------------------------------------------------------------
+
+
+def plan(run: Run, values: dict[str, Any]) -> str:
+    lines = [
+        f"{stream}: have {s['have']}, need {s['need']}, will run {s['new']}"
+        for stream, s in values["streams"].items()
+    ]
+    lines.append(
+        f"{duration(values['seconds_per_simulation'])} a simulation"
+        f" ({values['seconds_per_simulation']:.3g} s, measured here),"
+        f" {values['core_hours']:.3g} core hours,"
+        f" about {duration(values['wall_seconds'])} on {values['workers']} workers"
+    )
+    lines.append(f"{size(values['bytes'])} in {values['shards']} shards under {run.path}")
+    return "\n".join(lines)
+
+
+def check_values(result: Check) -> dict[str, Any]:
+    return plain(result)  # type: ignore[no-any-return]
+
+
+def check(config: Config, result: Check) -> str:
+    probe = result.probe
+    lines = [
+        f"simulator {config.simulator.name}: {probe.seconds:.3g} s a simulation, {probe.row_bytes} bytes a row"
+    ]
+    lines += [f"  {name}: {dtype} {shape}" for name, (dtype, shape) in probe.outputs.items()]
+    lines += [f"note: {note}" for note in result.notes]
+    lines += [f"problem: {problem}" for problem in result.problems] or ["no problems"]
+    return "\n".join(lines)
+
+
+# --- training and evaluation -------------------------------------------------------------------
+
+
+def training(result: Any) -> str:
+    return (
+        f"trained {result.key}: {result.steps} steps, best validation loss"
+        f" {result.best_loss:.5g}, {duration(result.seconds)}"
+    )
+
+
+def metrics(result: dict[str, Any]) -> str:
+    """Return the metrics as an aligned table."""
+    rows = [(name, *_figure(value)) for name, value in result["metrics"].items()]
+    width = max((len(name) for name, _, _ in rows), default=0)
+    return "\n".join(
+        f"{name:<{width}}  {figure:>18}  {note}".rstrip() for name, figure, note in rows
+    )
+
+
+def _figure(value: Any) -> tuple[str, str]:
+    if not isinstance(value, dict):
+        return f"{value:.4g}", ""
+    note = ", ".join(str(value[key]) for key in ("definition", "note") if value.get(key))
+    if "mean" in value and value["mean"] is not None:
+        sem = f" ± {value['sem']:.4f}" if value.get("sem") is not None else ""
+        return f"{value['mean']:.4f}{sem}", note
+    if "max" in value:
+        band = value.get("null_band")
+        return f"{value['max']:.4f}", f"{note} perfect sampler {band}" if band else note
+    return "-", note
+
+
+def summary(config: Config, run: Run, result: dict[str, Any]) -> str:
+    """Return what a finished run prints: figures, report, UI."""
+    counts = status(status_values(config, run))
+    return (
+        f"{counts}\n\n{metrics(result)}\n\nreport  {run.report.resolve()}\n"
+        f"UI      sbiflow ui -o {run.path}   (then open http://127.0.0.1:5000)"
+    )

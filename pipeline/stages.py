@@ -1,0 +1,77 @@
+"""All stages in order: simulate, train, evaluate, report, track. What is complete is skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from evaluation.journal import Journal
+from pipeline import config as configuration
+from pipeline.config import Config
+from pipeline.run import Run
+from pipeline.stop import Stop
+
+Log = Callable[[dict[str, Any]], None]
+
+
+def _log(run: Run, stage: str) -> Log:
+    journal = Journal(run.journal)
+
+    def log(event: dict[str, Any]) -> None:
+        journal.append({"stage": stage, **event})
+
+    return log
+
+
+def begin(config: Config, run: Run, stage: str) -> Log:
+    """Keep the configuration and return the stage's way into the journal."""
+    configuration.save(config, run)
+    log = _log(run, stage)
+    log({"event": "start", "config": config.plain(), "config_digest": config.digest()})
+    return log
+
+
+def simulate(config: Config, run: Run, stop: Stop, retry: str | None = None) -> dict[str, Any]:
+    """Bring the training and the test simulations up to their budgets."""
+    from pipeline.simulate import simulate as run_stream
+
+    log = begin(config, run, "simulate")
+    return {
+        stream: run_stream(config, run, stream, stop=stop, retry=retry, log=log)
+        for stream in ("train", "test")
+        if stream == "train" or config.test
+    }
+
+
+def train(config: Config, run: Run, stop: Stop) -> Any:
+    """Train the configured estimator on the budget, or resume, or find it done."""
+    from pipeline.train import train as fit
+
+    return fit(config, run, stop=stop, log=begin(config, run, "train"))
+
+
+def evaluate(config: Config, run: Run, stop: Stop) -> dict[str, Any]:
+    """Measure the latest posterior on the test simulations."""
+    from pipeline.evaluate import evaluate as measure
+
+    return measure(config, run, stop=stop, log=begin(config, run, "evaluate"))
+
+
+def publish(config: Config, run: Run) -> None:
+    """Write the report and bring MLflow up to the journal."""
+    from pipeline.report import report
+    from pipeline.track import sync
+
+    report(run)
+    sync(run, config.track.uri or run.tracking_uri, config.track.experiment or config.name)
+
+
+def everything(config: Config, run: Run, stop: Stop) -> dict[str, Any]:
+    """Run all stages; a repeat does only what is missing."""
+    simulate(config, run, stop)
+    stop.check("run")
+    train(config, run, stop)
+    stop.check("run")
+    result = evaluate(config, run, stop)
+    publish(config, run)
+    return result
