@@ -1,0 +1,1 @@
+"""What sbiflow claims, measured: each module prints one JSON object."""
