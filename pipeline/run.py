@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -79,11 +80,22 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for one driver.
+        """Hold the run for one driver; a new run that ends in a `UsageError` leaves nothing behind.
 
         Raises:
             LockedError: another process works on this run; the message names it.
         """
+        new = not self.path.exists()
+        try:
+            with self._locked():
+                yield
+        except UsageError:
+            if new:
+                shutil.rmtree(self.path)
+            raise
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / "lock", "a+", encoding="utf-8") as file:
             try:
