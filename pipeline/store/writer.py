@@ -1,0 +1,240 @@
+"""The driver's side of writing: one writer at a time, who publishes what the actors wrote."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import UsageError
+from pipeline.store.errors import DamagedError, LockedError
+from pipeline.store.files import synchronise, write_document, writing
+from pipeline.store.hash import row_hashes
+from pipeline.store.rows import Outcome, Rows, Schema, concatenate
+from pipeline.store.shard import Shard, write_shard
+from pipeline.store.spool import read_spool
+
+if TYPE_CHECKING:
+    from pipeline.store.store import Store
+
+DEAD = ".dead"  # suffix of a session folder that is being adopted
+
+
+class Writer:
+    """Publish rows into a store; a context manager that holds the store's lock.
+
+    Entering adopts what dead sessions left. Leaving without an error folds this session's spools;
+    after an error they stay, and the next writer adopts them.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        session = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}"
+        self.spool_directory = store.path / "sessions" / session
+        self._lock = -1
+
+    def __enter__(self) -> Writer:
+        self.acquire()
+        try:
+            self.adopt()
+        except BaseException:
+            self.release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self.merge()
+        finally:
+            self.release()
+
+    def acquire(self) -> None:
+        """Take the lock and start a session, without adopting others; `LockedError` if it is held."""
+        self._lock = _lock(self.store.path / "lock")
+        try:
+            with writing(self.spool_directory):
+                self.spool_directory.mkdir(parents=True)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Give the lock back; the session's folder goes if nothing is left in it."""
+        with suppress(OSError):  # one that stays is adopted by the next writer
+            self.spool_directory.rmdir()
+        os.close(self._lock)
+        self._lock = -1
+
+    def set_schema(self, schema: Schema) -> None:
+        """Write the outputs' dtypes and shapes once; `UsageError` if the store has others."""
+        known = self.store.schema
+        if known is None:
+            write_document(self.store.path / "schema.json", schema.spec())
+        elif known != schema:
+            raise UsageError(
+                f"{self.store.path} holds outputs {known.spec()}, the simulator gives {schema.spec()}"
+            )
+
+    def rows_per_shard(self, schema: Schema | None) -> int:
+        """Return how many rows an actor puts in one shard."""
+        known = schema or Schema({})
+        return known.rows_per_shard(len(self.store.names), self.store.shard_bytes)
+
+    def publish(self) -> int:
+        """Rename the actors' finished shards into place and return the number of rows in them."""
+        return self._publish(self.spool_directory)
+
+    def merge(self) -> int:
+        """Publish, and fold the spools of actors that are closed or dead into few shards."""
+        rows = self.publish()
+        folding = list(self.spool_directory.glob("*.folding"))
+        for path in self.spool_directory.glob("*.spool"):
+            if _released(path):
+                with writing(path):
+                    folding.append(path.replace(path.with_suffix(".folding")))
+        return rows + self._fold(sorted(folding))
+
+    def _publish(self, folder: Path) -> int:
+        rows = 0
+        for path in sorted(folder.glob("*.ready")):
+            try:
+                rows += len(Shard(path))
+            except DamagedError:
+                self.quarantine(path)
+                continue
+            with writing(path):
+                path.rename(self._next_shard())
+        if rows:
+            synchronise([self.store.path / "shards"])
+        return rows
+
+    def _next_shard(self) -> Path:
+        """Return the path of the next shard: numbers are never used again."""
+        shards, quarantine = self.store.path / "shards", self.store.path / "quarantine"
+        names = [path.name for path in shards.iterdir()]
+        names += [path.name.split("-")[0] for path in quarantine.glob("*")]
+        return (
+            shards / f"{max((int(name) for name in names if name.isdecimal()), default=-1) + 1:06d}"
+        )
+
+    def quarantine(self, path: Path) -> Path:
+        """Put a damaged shard aside, out of the readers' sight, and return where it is now."""
+        folder = self.store.path / "quarantine"
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+            return path.rename(folder / f"{path.stem}-{time.time_ns():x}")
+
+    def commit(self, batches: Iterable[Rows]) -> int:
+        """Write batches into as few shards as possible, at most about one shard in memory.
+
+        Rows that the store holds already are dropped; a row that is not ok gives way to a retry.
+        """
+        schema = self.store.schema
+        limit = self.rows_per_shard(schema)
+        held: list[Rows] = []
+        rows = size = committed = 0
+        for batch in batches:
+            held.append(batch)
+            rows, size = rows + len(batch), size + batch.nbytes
+            if rows >= limit or size >= self.store.shard_bytes:
+                committed += self._write(held, schema)
+                held, rows, size = [], 0, 0
+        return committed + self._write(held, schema)
+
+    def _write(self, batches: list[Rows], schema: Schema | None) -> int:
+        if not batches:
+            return 0
+        rows = self._fresh(concatenate(batches, schema))
+        if len(rows):
+            temporary = self.spool_directory / "commit.partial"
+            write_shard(rows, temporary, self._next_shard())
+        return len(rows)
+
+    def _fresh(self, rows: Rows) -> Rows:
+        """Return the rows that add something: new ids, and retries of rows that are not ok."""
+        index = self.store.index
+        at, there = index.find(rows.ids)
+        if not there.any():
+            return rows
+        keep = ~there
+        retried = np.flatnonzero(there & (index.outcome[at] != Outcome.OK))
+        if len(retried):
+            entries, back = np.unique(at[retried], return_inverse=True)
+            before, now = index.hashes(entries)[back], row_hashes(rows.take(retried))
+            keep[retried] = np.any(before != now, axis=1)
+        return rows.take(np.flatnonzero(keep))
+
+    def _fold(self, spools: list[Path]) -> int:
+        rows = self.commit(batch for path in spools for batch in read_spool(path))
+        with writing(self.spool_directory):
+            for path in spools:
+                path.unlink()
+        return rows
+
+    def adopt(self) -> None:
+        """Take over sessions whose driver is dead; renaming them makes their last actors fail."""
+        for session in sorted(self.spool_directory.parent.iterdir()):
+            if session == self.spool_directory:
+                continue
+            folder = session.with_name(session.name.removesuffix(DEAD) + DEAD)
+            with writing(session):
+                session.rename(folder)
+            self._publish(folder)
+            self._fold(sorted([*folder.glob("*.folding"), *folder.glob("*.spool")]))
+            with writing(folder):
+                shutil.rmtree(folder)
+
+
+def _lock(path: Path) -> int:
+    """Return the handle of the locked file; `LockedError` names who holds it."""
+    with writing(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(handle, 0)
+            holder = {"host": socket.gethostname(), "pid": os.getpid()}
+            os.pwrite(handle, json.dumps(holder).encode(), 0)
+        except BlockingIOError:
+            holder_text = os.pread(handle, 1000, 0).decode(errors="replace")
+            os.close(handle)
+            raise LockedError(
+                f"{path.parent} is being written by {_described(holder_text)}"
+            ) from None
+        except OSError:
+            os.close(handle)
+            raise
+    return handle
+
+
+def _described(holder: str) -> str:
+    try:
+        known = json.loads(holder)
+        return f"process {known['pid']} on {known['host']}: wait for it or stop it"
+    except (ValueError, KeyError, TypeError):
+        return "another process: wait for it or stop it"
+
+
+def _released(path: Path) -> bool:
+    """Whether the spool's actor has closed it or is dead."""
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
