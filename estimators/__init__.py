@@ -1,0 +1,103 @@
+"""Posterior estimators: a module with a loss that hands out a posterior.
+
+estimator = estimators.create("cmpe", theta, x, low=low, high=high)
+estimator.loss(theta[batch], x[batch], progress).backward()
+estimators.save("posterior", estimator, provenance={})
+draws = estimators.load("posterior").sample(x_observed, 1000)
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from estimators.registry import arguments, available, check
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from estimators.artefact import ArtefactError as ArtefactError
+    from estimators.estimator import Estimator as Estimator
+    from estimators.estimator import Problem as Problem
+    from estimators.posterior import Posterior as Posterior
+
+__all__ = [
+    "ArtefactError",
+    "Estimator",
+    "Posterior",
+    "Problem",
+    "arguments",
+    "available",
+    "check",
+    "create",
+    "load",
+    "save",
+]
+
+_LAZY = {
+    "ArtefactError": "estimators.artefact",
+    "Estimator": "estimators.estimator",
+    "Posterior": "estimators.posterior",
+    "Problem": "estimators.estimator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # The names of the estimators must be known without the price of importing torch.
+    if name not in _LAZY:
+        raise AttributeError(f"module 'estimators' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def create(
+    name: str,
+    theta: ArrayLike,
+    x: Mapping[str, ArrayLike],
+    *,
+    low: ArrayLike | None = None,
+    high: ArrayLike | None = None,
+    names: Sequence[str] | None = None,
+    **arguments: Any,
+) -> Estimator:
+    """Return a new estimator, shaped and standardised by training rows.
+
+    Arguments:
+        name: one of `available()`, `package.module:attribute`, or an entry point.
+        theta: parameters, shape (n, D), natural units.
+        x: the simulator's outputs, each of shape (n, ...).
+        low, high: bounds of the prior, shape (D,); -inf and inf where there is none.
+        names: names of the D parameters.
+        arguments: the estimator's own settings, see `estimators.arguments(name)`.
+
+    Raises:
+        LookupError: unknown estimator.
+        TypeError: unknown argument.
+        ValueError: an argument or the data are out of range.
+    """
+    from estimators.estimator import Problem
+    from estimators.registry import build
+
+    problem, theta, x = Problem.of(theta, x, low=low, high=high, names=names)
+    estimator = build(name, problem, arguments)
+    estimator.standardise(theta, x)
+    return estimator
+
+
+def save(path: str | Path, estimator: Estimator, provenance: Mapping[str, Any]) -> None:
+    """Write an estimator's weights and description into the folder `path`, wholly or not at all."""
+    from estimators import artefact
+
+    artefact.save(Path(path), estimator, provenance)
+
+
+def load(path: str | Path, device: str = "cpu") -> Posterior:
+    """Return the posterior that was saved in the folder `path`.
+
+    Raises:
+        ArtefactError: no artefact there, a damaged one, or one of a newer format.
+    """
+    from estimators import artefact
+
+    return artefact.load(Path(path), device)

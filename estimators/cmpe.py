@@ -1,0 +1,222 @@
+"""Consistency model posterior estimation.
+
+A consistency function f maps a noisy parameter u_t = u + t z, z ~ N(0, I), at any time t in
+[epsilon, T] to a draw from p(u | x), and leaves u at t = epsilon:
+
+    f(u_t, t; x) = c_skip(t) u_t + c_out(t) F(c_in(t) u_t, x, t)
+    c_skip = s^2 / ((t - epsilon)^2 + s^2),   c_out = s (t - epsilon) / sqrt(s^2 + t^2)
+    c_in   = 1 / sqrt(s^2 + t^2),             s the spread of u
+
+Neighbouring points t_i < t_{i+1} of a grid, reached with the same z, must give the same answer. The
+teacher f(u + t_i z, t_i) is the same network, with the same dropout mask and without gradient:
+
+    loss = E [ d(f(u + t_{i+1} z, t_{i+1}), f(u + t_i z, t_i)) / (t_{i+1} - t_i) ]
+    d(a, b) = sqrt(|a - b|^2 + c^2) - c,  c = huber sqrt(D)
+
+The grid t_i = (epsilon^(1/rho) + i/N (T^(1/rho) - epsilon^(1/rho)))^rho has N = s0 intervals at
+first and doubles up to s1 as training proceeds; i is drawn so that log t is about normal. One
+network pass gives a draw; further passes add noise again and repeat.
+
+Schmitt, Pratz, Koethe, Buerkner, Radev: Consistency Models for Scalable and Fast Simulation-Based
+Inference (2023), arXiv 2312.05440. Song, Dhariwal: Improved Techniques for Training Consistency
+Models (2023), arXiv 2310.14189.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from estimators.estimator import Estimator, Problem, within
+from estimators.network import LogTimeFeatures, ResidualMLP
+
+
+class CMPE(Estimator):
+    """Posterior estimator by consistency training with a free-form residual perceptron.
+
+    Arguments:
+        problem: names, bounds and shapes.
+        width, depth: units and residual layers of F.
+        dropout: share of units that a mask silences while training.
+        features: frequencies of log t that F sees.
+        gain: factor on the inputs u and x of F: the spatial frequencies F starts with.
+        sigma: s, the spread of the standardised parameters.
+        epsilon, T: the shortest and the longest time.
+        rho: exponent of the grid.
+        s0, s1: intervals of the grid at the start and at the end of training.
+        p_mean, p_std: mean and standard deviation of log t.
+        huber: c / sqrt(D).
+        steps: network passes for a draw.
+        bounds: treatment of bounded parameters, see `estimators.transform`.
+        summary, summary_arguments: the summary network, see `estimators.network`.
+
+    Raises:
+        ValueError, TypeError: an argument out of its range or of another type.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        width: int = 256,
+        depth: int = 2,
+        dropout: float = 0.0,
+        features: int = 16,
+        gain: float = 6.0,
+        sigma: float = 1.0,
+        epsilon: float = 1e-3,
+        T: float = 10.0,
+        rho: float = 7.0,
+        s0: int = 10,
+        s1: int = 50,
+        p_mean: float = -1.1,
+        p_std: float = 2.0,
+        huber: float = 0.00054,
+        steps: int = 10,
+        bounds: str = "reflect",
+        summary: str = "identity",
+        summary_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        within("width", width, 1, integer=True)
+        within("depth", depth, 0, integer=True)
+        within("dropout", dropout, 0, 0.99)
+        within("features", features, 1, integer=True)
+        within("gain", gain, 1e-6)
+        within("sigma", sigma, 1e-6)
+        within("epsilon", epsilon, 1e-6)
+        within("T", T, 2 * epsilon)
+        within("rho", rho, 1)
+        within("s0", s0, 2, integer=True)
+        within("s1", s1, s0, integer=True)
+        within("p_mean", p_mean, -math.inf)
+        within("p_std", p_std, 1e-6)
+        within("huber", huber, 0)
+        within("steps", steps, 1, integer=True)
+        super().__init__(
+            problem, bounds=bounds, summary=summary, summary_arguments=summary_arguments
+        )
+        self.sigma, self.epsilon, self.T, self.rho = sigma, epsilon, T, rho
+        self.s0, self.s1, self.p_mean, self.p_std = s0, s1, p_mean, p_std
+        self.gain, self.c, self.steps = gain, huber * math.sqrt(problem.size), steps
+        self.features = LogTimeFeatures(features)
+        inputs = problem.size + self.summary.width + self.features.width
+        self.network = ResidualMLP(inputs, problem.size, width=width, depth=depth, dropout=dropout)
+        self._stages: dict[tuple[int, torch.device], Stage] = {}
+
+    def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
+        u, context = self.transform(theta), self.gain * self.summary(x)
+        stage = self.stage(progress, u.device)
+        i = stage.draw(len(u))
+        z = torch.randn_like(u)
+        masks = self.network.masks(len(u), u.device)
+        later, earlier = stage.columns[i + 1], stage.columns[i]
+        with torch.no_grad():
+            teacher = self.consistency(torch.addcmul(u, earlier[:, :1], z), context, earlier, masks)
+        student = self.consistency(torch.addcmul(u, later[:, :1], z), context, later, masks)
+        gap = (student - teacher).square().sum(dim=1)
+        return torch.dot((gap + self.c**2).sqrt() - self.c, stage.weights[i]) / len(u)
+
+    def consistency(
+        self, noisy: Tensor, context: Tensor, columns: Tensor, masks: Tensor | None = None
+    ) -> Tensor:
+        """Return f(u_t, t; x), shape (rows, D).
+
+        Arguments:
+            noisy: u_t, shape (rows, D).
+            context: summary of x times the gain, shape (rows, C).
+            columns: `self.columns(t)` for the rows' times.
+            masks: dropout masks of the network.
+        """
+        _, skip, out, scale = columns[:, :4].split(1, dim=1)
+        inputs = torch.cat([scale * noisy, context, columns[:, 4:]], dim=1)
+        return torch.addcmul(skip * noisy, out, self.network(inputs, masks))
+
+    def columns(self, t: Tensor) -> Tensor:
+        """Return t, c_skip, c_out, gain c_in and the features of times (rows,), side by side."""
+        variance, late = self.sigma**2, t - self.epsilon
+        spread = (variance + t.square()).rsqrt()
+        skip = variance / (late.square() + variance)
+        head = torch.stack([t, skip, self.sigma * late * spread, self.gain * spread], dim=1)
+        return torch.cat([head, self.features(t)], dim=1)
+
+    def grid(self, intervals: int) -> Tensor:
+        """Return the increasing times t_0 = epsilon ... t_N = T, shape (N + 1,), float64."""
+        low, high = self.epsilon ** (1 / self.rho), self.T ** (1 / self.rho)
+        share = torch.arange(intervals + 1, dtype=torch.float64) / intervals
+        return (low + share * (high - low)) ** self.rho
+
+    def stage(self, progress: float, device: torch.device) -> Stage:
+        """Return the discretisation at this share of training."""
+        doublings = math.log2(self.s1 / self.s0)
+        intervals = min(self.s0 * 2 ** int(progress * (doublings + 1)), self.s1)
+        key = (intervals, device)
+        if key not in self._stages:
+            self._stages[key] = Stage(self, intervals, device)
+        return self._stages[key]
+
+    def draw(
+        self,
+        context: Tensor,
+        generator: torch.Generator,
+        steps: int | Sequence[float] | None,
+    ) -> Tensor:
+        times = self.times(self.steps if steps is None else steps)
+        columns = self.columns(torch.tensor(times, device=context.device))
+        context = self.gain * context
+        u = times[0] * self.noise(context, generator)
+        for k, t in enumerate(times):
+            if k:
+                added = math.sqrt(t**2 - self.epsilon**2)
+                u = u + added * self.noise(context, generator)
+            u = self.consistency(u, context, columns[k].expand(len(u), -1))
+        return u
+
+    def times(self, steps: int | Sequence[float]) -> list[float]:
+        """Return the decreasing times at which a draw passes through the network.
+
+        Arguments:
+            steps: the number of passes, or the times themselves.
+
+        Raises:
+            ValueError: no pass, or times that leave [epsilon, T] or do not decrease.
+        """
+        if isinstance(steps, int):
+            within("steps", steps, 1, integer=True)
+            return self.grid(steps).flip(0)[:-1].tolist()
+        times = [float(t) for t in steps]
+        falling = all(a > b for a, b in itertools.pairwise(times))
+        if not times or not falling or times[0] > self.T or times[-1] < self.epsilon:
+            raise ValueError(
+                f"steps = {times} are no decreasing times in [{self.epsilon}, {self.T}]"
+            )
+        return times
+
+
+class Stage:
+    """One discretisation of time: what the loss looks up for an interval i.
+
+    Arguments:
+        model: the estimator, for its grid and scalings.
+        intervals: N.
+        device: where the tables lie.
+    """
+
+    def __init__(self, model: CMPE, intervals: int, device: torch.device) -> None:
+        t = model.grid(intervals)
+        cumulative = torch.erf((t.log() - model.p_mean) / (math.sqrt(2) * model.p_std))
+        probability = cumulative.diff() / (cumulative[-1] - cumulative[0])
+        inverse = 1 / t.diff()
+        # The mean weight is 1 in every stage, so that one learning rate suits them all.
+        self.weights = (inverse / (inverse * probability).sum()).float().to(device)
+        self.edges = probability.cumsum(0)[:-1].float().to(device)
+        with torch.no_grad():
+            self.columns = model.columns(t.float().to(device))
+
+    def draw(self, rows: int) -> Tensor:
+        """Return intervals i in 0..N-1, shape (rows,)."""
+        return torch.searchsorted(self.edges, torch.rand(rows, device=self.edges.device))

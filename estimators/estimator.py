@@ -1,0 +1,175 @@
+"""The base of every estimator: a module with a loss that hands out a posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from estimators.network import summary_network
+from estimators.transform import parameter_transform
+
+if TYPE_CHECKING:
+    from estimators.posterior import Posterior
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is inferred from what: the parameters with their bounds and the outputs' shapes."""
+
+    names: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    x: dict[str, tuple[int, ...]]  # the shape of one simulation's output
+
+    @property
+    def size(self) -> int:
+        """The number D of parameters."""
+        return len(self.names)
+
+    @classmethod
+    def of(
+        cls,
+        theta: ArrayLike,
+        x: Mapping[str, ArrayLike],
+        *,
+        low: ArrayLike | None = None,
+        high: ArrayLike | None = None,
+        names: Sequence[str] | None = None,
+    ) -> tuple[Problem, Tensor, dict[str, Tensor]]:
+        """Return the problem that training rows pose, and the rows as float32 tensors.
+
+        Raises:
+            ValueError: shapes that disagree, bounds out of order, values that are not finite.
+        """
+        rows = torch.as_tensor(np.asarray(theta), dtype=torch.float32)
+        if rows.ndim != 2 or not rows.numel():
+            raise ValueError(f"theta has shape {tuple(rows.shape)}; valid is (n, D), not empty")
+        n, size = rows.shape
+        names = tuple(names) if names is not None else tuple(f"theta{i}" for i in range(size))
+        bounds = {
+            "low": _bound("low", low, -np.inf, size),
+            "high": _bound("high", high, np.inf, size),
+        }
+        if len(names) != size:
+            raise ValueError(f"{len(names)} names {names} for {size} parameters")
+        for name, a, b in zip(names, bounds["low"], bounds["high"], strict=True):
+            if not a < b:
+                raise ValueError(f"parameter {name!r}: low {a} is not below high {b}")
+        outputs = {k: torch.as_tensor(np.asarray(v), dtype=torch.float32) for k, v in x.items()}
+        if not outputs:
+            raise ValueError("x has no arrays")
+        for name, values in {"theta": rows, **{f"x[{k!r}]": v for k, v in outputs.items()}}.items():
+            if len(values) != n:
+                raise ValueError(f"{name} has {len(values)} rows, theta has {n}")
+            if not values.isfinite().all():
+                raise ValueError(f"{name} holds NaN, infinity, or what float32 cannot hold")
+        shapes = {name: tuple(values.shape[1:]) for name, values in sorted(outputs.items())}
+        return cls(names, bounds["low"], bounds["high"], shapes), rows, outputs
+
+
+class Estimator(nn.Module):
+    """Base class: standardisation, the summary of x, and the way to a posterior.
+
+    A subclass takes the problem and keyword arguments (its configuration), and defines `loss`,
+    `draw`, and where the density is tractable `density`. Parameters reach `draw` and `density` as
+    u = transform(theta), data as the context, the summary of x.
+
+    Arguments:
+        problem: names, bounds and shapes.
+        bounds: treatment of bounded parameters, see `estimators.transform`.
+        summary: name of the summary network, see `estimators.network`.
+        summary_arguments: the summary network's own settings.
+    """
+
+    name = ""
+    arguments: dict[str, Any]
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        bounds: str,
+        summary: str,
+        summary_arguments: Mapping[str, Any] | None,
+    ) -> None:
+        super().__init__()
+        self.problem = problem
+        low = torch.tensor(problem.low, dtype=torch.float64)
+        high = torch.tensor(problem.high, dtype=torch.float64)
+        self.transform = parameter_transform(bounds, low, high)
+        self.summary = summary_network(summary, problem.x, summary_arguments or {})
+
+    def standardise(self, theta: Tensor, x: Mapping[str, Tensor]) -> None:
+        """Take means and scales from training rows."""
+        self.transform.fit(theta)
+        self.summary.fit(x)
+
+    def forward(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
+        return self.loss(theta, x, progress)
+
+    def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
+        """Return the training loss of a batch, shape ().
+
+        Arguments:
+            theta: parameters (n, D), natural units.
+            x: outputs, each (n, ...).
+            progress: share of training that is done, in [0, 1]; the only state of training.
+        """
+        raise NotImplementedError
+
+    def draw(
+        self,
+        context: Tensor,
+        generator: torch.Generator,
+        steps: int | Sequence[float] | None,
+    ) -> Tensor:
+        """Return one draw u for each row of the context (rows, C), shape (rows, D).
+
+        Arguments:
+            generator: source of all randomness, on the CPU.
+            steps: number of network passes, where the method has a choice.
+        """
+        raise NotImplementedError
+
+    def density(self, u: Tensor, context: Tensor) -> Tensor:
+        """Return log p(u | context), shape (rows,)."""
+        raise NotImplementedError(
+            f"estimator {self.name or type(self).__name__!r} has no tractable density: "
+            "use sample(), or train an estimator that has one (nsf)"
+        )
+
+    def posterior(self) -> Posterior:
+        """Return the posterior; it shares this module's weights."""
+        from estimators.posterior import Posterior
+
+        return Posterior(self)
+
+    def noise(self, context: Tensor, generator: torch.Generator) -> Tensor:
+        """Return standard normal numbers (rows, D), the same on every device."""
+        shape = (len(context), self.problem.size)
+        return torch.randn(shape, generator=generator).to(context.device)
+
+
+def within(
+    name: str, value: float, low: float, high: float = float("inf"), *, integer: bool = False
+) -> None:
+    """Raise ValueError or TypeError unless `value` is a number in [low, high]."""
+    kinds = (int,) if integer else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        valid = "an integer" if integer else "a number"
+        raise TypeError(f"{name} = {value!r} is not {valid}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} = {value!r} is not in [{low}, {high}]")
+
+
+def _bound(name: str, given: ArrayLike | None, otherwise: float, size: int) -> tuple[float, ...]:
+    values = np.full(size, otherwise) if given is None else np.asarray(given, dtype=np.float64)
+    if values.shape != (size,):
+        raise ValueError(f"{name} has shape {values.shape}; valid is ({size},)")
+    return tuple(values.tolist())

@@ -1,0 +1,224 @@
+"""Standardisation, and the maps between bounded parameters and the space an estimator works in.
+
+An estimator sees u = (g(theta) - mean) / scale with g chosen by name for parameters with bounds:
+
+    reflect   g(theta) = theta; a draw that leaves the prior's box is folded back at its wall
+    probit    g(theta) = Phi^-1((theta - low) / (high - low)): a uniform prior becomes normal
+    logit     g(theta) = log((theta - low) / (high - theta))
+
+Probit and logit are bijections, so that a density keeps its exact Jacobian; a parameter with one
+bound takes log(theta - low) or -log(high - theta). Reflection leaves the geometry as it is but is
+no bijection. Draws lie inside the bounds by construction: nothing is ever rejected.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from estimators.registry import suggest
+
+MARGIN = 1e-6  # smallest distance to a bound, as a share of the box: float32 resolves no less
+LIMIT = 1e3  # standardised inputs are clamped here, so that an outlier cannot overflow a network
+
+
+class Standardizer(nn.Module):
+    """Maps values to zero mean and unit standard deviation, element by element.
+
+    Arguments:
+        shape: shape of one mean; a constant element gets the scale 1.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("scale", torch.ones(shape))
+
+    def fit(self, values: Tensor) -> None:
+        """Take mean and scale from values of shape (n, *shape)."""
+        values = values.double()
+        scale, mean = torch.std_mean(values, dim=0, correction=0)
+        # Rounding leaves a constant element a tiny spread; what float32 cannot resolve is noise.
+        constant = scale <= 1e-6 * mean.abs() + 1e-30
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(constant, 1.0, scale))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return (values - self.mean) / self.scale
+
+    def inverse(self, values: Tensor) -> Tensor:
+        return self.mean + self.scale * values
+
+
+class ParameterTransform(nn.Module):
+    """The map theta -> u of the parameters, see the module's text.
+
+    Arguments:
+        low, high: bounds, shape (D,); -inf and inf where there is none.
+    """
+
+    bijective = True
+    low: Tensor
+    high: Tensor
+    has_low: Tensor
+    has_high: Tensor
+
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        super().__init__()
+        self.standard = Standardizer(low.shape)
+        self.register_buffer("low", inward(low, math.inf), persistent=False)
+        self.register_buffer("high", inward(high, -math.inf), persistent=False)
+        self.register_buffer("has_low", low.isfinite(), persistent=False)
+        self.register_buffer("has_high", high.isfinite(), persistent=False)
+
+    def fit(self, theta: Tensor) -> None:
+        """Standardise by training parameters of shape (n, D)."""
+        self.standard.fit(self.unbound(theta))
+
+    def forward(self, theta: Tensor) -> Tensor:
+        """Return u of shape (..., D)."""
+        return self.standard(self.unbound(theta))
+
+    def inverse(self, u: Tensor) -> Tensor:
+        """Return theta of shape (..., D), within the bounds."""
+        theta = self.bound(self.standard.inverse(u))
+        return torch.minimum(torch.maximum(theta, self.low), self.high)
+
+    def contains(self, theta: Tensor) -> Tensor:
+        """Return whether theta (..., D) lies within the bounds, shape (...)."""
+        return ((theta >= self.low) & (theta <= self.high)).all(-1)
+
+    def log_abs_det(self, theta: Tensor) -> Tensor:
+        """Return log |det du/dtheta|, shape (...)."""
+        return (self.log_slope(theta) - self.standard.scale.log()).sum(-1)
+
+    def unbound(self, theta: Tensor) -> Tensor:
+        """Return g(theta)."""
+        raise NotImplementedError
+
+    def bound(self, value: Tensor) -> Tensor:
+        """Return the inverse of g."""
+        raise NotImplementedError
+
+    def log_slope(self, theta: Tensor) -> Tensor:
+        """Return log dg/dtheta per parameter, shape (..., D)."""
+        raise NotImplementedError
+
+
+class Reflect(ParameterTransform):
+    """Leaves parameters as they are and folds draws back at the walls of the prior's box."""
+
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        super().__init__(low, high)
+        self.bijective = not bool((self.has_low | self.has_high).any())
+
+    def unbound(self, theta: Tensor) -> Tensor:
+        return theta
+
+    def bound(self, value: Tensor) -> Tensor:
+        width = self.high - self.low
+        turn = torch.remainder(value - self.low, 2 * width)
+        box = self.low + torch.minimum(turn, 2 * width - turn)
+        above = torch.where(self.has_low, self.low + (value - self.low).abs(), value)
+        below = torch.where(self.has_high, self.high - (self.high - value).abs(), above)
+        return torch.where(self.has_low & self.has_high, box, below)
+
+    def log_slope(self, theta: Tensor) -> Tensor:
+        return torch.zeros_like(theta)
+
+
+class Squash(ParameterTransform):
+    """A bijection from the box to the line: `quantile` for two bounds, a logarithm for one."""
+
+    def unbound(self, theta: Tensor) -> Tensor:
+        both = self.quantile(self._share(theta))
+        above = self._gap(theta - self.low).log()
+        below = -self._gap(self.high - theta).log()
+        return self._select(both, above, below, theta)
+
+    def bound(self, value: Tensor) -> Tensor:
+        both = self.low + (self.high - self.low) * self.probability(value)
+        above = self.low + value.exp()
+        below = self.high - (-value).exp()
+        return self._select(both, above, below, value)
+
+    def log_slope(self, theta: Tensor) -> Tensor:
+        both = self.log_quantile_slope(self._share(theta)) - (self.high - self.low).log()
+        above = -self._gap(theta - self.low).log()
+        below = -self._gap(self.high - theta).log()
+        return self._select(both, above, below, torch.zeros_like(theta))
+
+    def quantile(self, p: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def probability(self, value: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def log_quantile_slope(self, p: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _share(self, theta: Tensor) -> Tensor:
+        return ((theta - self.low) / (self.high - self.low)).clamp(MARGIN, 1 - MARGIN)
+
+    def _gap(self, distance: Tensor) -> Tensor:
+        return distance.clamp_min(1e-30)
+
+    def _select(self, both: Tensor, above: Tensor, below: Tensor, free: Tensor) -> Tensor:
+        one = torch.where(self.has_low, above, torch.where(self.has_high, below, free))
+        return torch.where(self.has_low & self.has_high, both, one)
+
+
+class Probit(Squash):
+    """g = the normal quantile of theta's place between its bounds."""
+
+    def quantile(self, p: Tensor) -> Tensor:
+        return torch.special.ndtri(p)
+
+    def probability(self, value: Tensor) -> Tensor:
+        return torch.special.ndtr(value)
+
+    def log_quantile_slope(self, p: Tensor) -> Tensor:
+        return 0.5 * self.quantile(p).square() + 0.5 * math.log(2 * math.pi)
+
+
+class Logit(Squash):
+    """g = the logistic quantile of theta's place between its bounds."""
+
+    def quantile(self, p: Tensor) -> Tensor:
+        return torch.logit(p)
+
+    def probability(self, value: Tensor) -> Tensor:
+        return torch.sigmoid(value)
+
+    def log_quantile_slope(self, p: Tensor) -> Tensor:
+        return -(p * (1 - p)).log()
+
+
+BOUNDS: dict[str, type[ParameterTransform]] = {
+    "logit": Logit,
+    "probit": Probit,
+    "reflect": Reflect,
+}
+
+
+def parameter_transform(bounds: str, low: Tensor, high: Tensor) -> ParameterTransform:
+    """Return the transform called `bounds`.
+
+    Raises:
+        LookupError: there is none of this name.
+    """
+    if bounds not in BOUNDS:
+        raise LookupError(f"unknown bounds {bounds!r}{suggest(bounds, sorted(BOUNDS))}")
+    return BOUNDS[bounds](low, high)
+
+
+def inward(bound: Tensor, towards: float) -> Tensor:
+    """Return float32 bounds that do not lie outside the float64 ones."""
+    single = bound.float()
+    outside = single < bound if towards > 0 else single > bound
+    return torch.where(outside, torch.nextafter(single, torch.full_like(single, towards)), single)

@@ -1,0 +1,89 @@
+"""Every estimator walks through the laws; so does a plug-in from outside the package."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import estimators
+from estimators import testing
+
+CASES = {
+    "cmpe": ("cmpe", {"width": 32}),
+    "cmpe-dropout-probit": ("cmpe", {"width": 32, "dropout": 0.2, "bounds": "probit"}),
+    "cmpe-deepset": ("cmpe", {"width": 32, "summary": "deepset", "bounds": "logit"}),
+    "nsf": ("nsf", {"hidden": [32], "transforms": 2}),
+    "nsf-autoregressive-logit": ("nsf", {"hidden": [32], "passes": None, "bounds": "logit"}),
+    "nsf-deepset": ("nsf", {"hidden": [32], "transforms": 2, "summary": "deepset"}),
+}
+
+FAKE = """
+    import torch
+    from estimators import Estimator
+
+
+    class Gaussian(Estimator):
+        '''u ~ N(W context + b, exp(s)^2).'''
+
+        def __init__(self, problem, *, bounds="probit", summary="identity"):
+            super().__init__(problem, bounds=bounds, summary=summary, summary_arguments=None)
+            self.mean = torch.nn.Linear(self.summary.width, problem.size)
+            self.spread = torch.nn.Parameter(torch.zeros(problem.size))
+
+        def loss(self, theta, x, progress):
+            return -self.density(self.transform(theta), self.summary(x)).mean()
+
+        def density(self, u, context):
+            normal = torch.distributions.Normal(self.mean(context), self.spread.exp())
+            return normal.log_prob(u).sum(-1)
+
+        def draw(self, context, generator, steps):
+            return self.mean(context) + self.spread.exp() * self.noise(context, generator)
+
+
+    class Stateful(Gaussian):
+        calls = 0
+
+        def loss(self, theta, x, progress):
+            self.calls += 1
+            return self.calls * super().loss(theta, x, progress)
+"""
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "fake_estimators.py").write_text(textwrap.dedent(FAKE))
+    metadata = tmp_path / "fake_estimators-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-estimators\nVersion: 1.0")
+    (metadata / "entry_points.txt").write_text(
+        "[sbiflow.estimators]\ngaussian = fake_estimators:Gaussian\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.modules.pop("fake_estimators", None)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("law", testing.LAWS, ids=lambda law: law.__name__)
+def test_law(case: str, law: testing.Callable) -> None:
+    name, arguments = CASES[case]
+    law(name, **arguments)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "fake_estimators:Gaussian"])
+def test_plugin_keeps_the_laws(plugins: Path, name: str) -> None:
+    testing.check(name)
+
+
+def test_installed_plugin_is_listed(plugins: Path) -> None:
+    assert {"cmpe", "gaussian", "nsf"} <= set(estimators.available())
+
+
+def test_laws_catch_a_loss_with_state(plugins: Path) -> None:
+    with pytest.raises(AssertionError, match="state"):
+        testing.check("fake_estimators:Stateful")
