@@ -1,0 +1,264 @@
+"""The training loop: knows neither the method, nor where its rows come from, nor the cluster.
+
+The random numbers of step k on rank r follow from (seed, k, r) and those of validation from the seed
+alone. So nothing random needs saving, validation disturbs nothing, and a training that continues at
+step k does what it would have done.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipeline.dataset import Batch, mix
+from pipeline.errors import PipelineError
+from pipeline.weights import Weights
+
+if TYPE_CHECKING:
+    from estimators import Estimator
+
+TRAINING, VALIDATION = 1, 2  # streams of random numbers
+VALIDATION_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a training does, apart from its rows.
+
+    The learning rate warms up linearly over the first share of the K steps and falls as a cosine:
+
+        rate_k = rate * (1 + cos(pi (k - w) / (K - w))) / 2,   w = warmup * K
+    """
+
+    steps: int
+    learning_rate: float
+    weight_decay: float
+    warmup: float
+    clip: float | None
+    ema: float
+    validate_every: int
+    patience: int | None
+    amp: bool
+    seed: int
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, 0 for the first."""
+        warm = self.warmup * self.steps
+        if step < warm:
+            return self.learning_rate * (step + 1) / math.ceil(warm)
+        share = (step - warm) / (self.steps - warm)
+        return self.learning_rate * (1 + math.cos(math.pi * share)) / 2
+
+
+class Team:
+    """The ranks that train together; a single rank has nobody to talk to."""
+
+    def __init__(self, rank: int = 0, world: int = 1, device: str = "cpu") -> None:
+        self.rank, self.world, self.device = rank, world, torch.device(device)
+
+    def mean(self, tensors: list[Tensor]) -> None:
+        """Replace tensors by their mean over the ranks, in one message."""
+        if self.world == 1:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.world
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def follow(self, *values: float) -> tuple[float, ...]:
+        """Return the values of rank 0 on every rank."""
+        if self.world == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.broadcast(tensor, 0)
+        return tuple(tensor.tolist())
+
+
+class Keeper(Protocol):
+    """What rank 0 asks now and then."""
+
+    def look(self, loop: Loop) -> tuple[bool, bool, int]:
+        """Return whether to save, whether to stop, and after how many steps to look again."""
+        ...
+
+    def save(self, loop: Loop) -> None: ...
+
+
+class Loop:
+    """An estimator under training: step by step, with validation and early stopping.
+
+    Arguments:
+        estimator: module with `loss(theta, x, progress) -> Tensor ()`, on the team's device.
+        recipe: what to do.
+        validation: rows that are never trained on.
+        team: the ranks that train together.
+    """
+
+    def __init__(self, estimator: Estimator, recipe: Recipe, validation: Batch, team: Team) -> None:
+        self.estimator, self.recipe, self.team = estimator, recipe, team
+        self.validation = validation
+        self.weights = Weights(estimator, recipe.ema)
+        self.step = 0
+        self.seconds = 0.0
+        self.curves: list[dict[str, Any]] = []
+        self.best_loss: float | None = None
+        self.best: dict[str, Tensor] | None = None
+        self.waiting = 0  # validations without improvement
+        self._pending: list[Tensor] = []  # losses not yet looked at
+        self._sum, self._count = 0.0, 0  # training loss since the last validation
+        self._generator: torch.Generator = torch.default_generator
+        if team.device.type == "cuda":
+            torch.cuda.init()
+            self._generator = torch.cuda.default_generators[torch.cuda.current_device()]
+
+    @property
+    def finished(self) -> bool:
+        patience = self.recipe.patience
+        return self.step >= self.recipe.steps or (patience is not None and self.waiting >= patience)
+
+    def run(self, batches: Iterator[Batch], keeper: Keeper) -> bool:
+        """Train until finished (True) or told to stop (False).
+
+        Raises:
+            PipelineError: the loss is NaN or infinite.
+        """
+        started, before = time.monotonic(), self.seconds
+        next_look, stop = self.step + 1, False
+        self.estimator.train()
+        while not self.finished and not stop:
+            self._advance(next(batches))
+            if self.step % self.recipe.validate_every == 0 or self.step == self.recipe.steps:
+                self.seconds = before + time.monotonic() - started
+                self._validate()
+            if self.step >= next_look or self.finished:
+                self._collect()
+                self.seconds = before + time.monotonic() - started
+                wishes = keeper.look(self) if self.team.rank == 0 else (False, False, 0)
+                save, halt, stride = self.team.follow(*wishes)
+                if save and self.team.rank == 0:
+                    keeper.save(self)
+                stop, next_look = bool(halt), self.step + int(stride)
+        return self.finished
+
+    def finish(self) -> None:
+        """Put the final weights into the estimator: the best if stopping was early, else the average."""
+        if self.best is not None:
+            self.estimator.load_state_dict(self.best)
+        else:
+            torch._foreach_copy_(self.weights.values, self.weights.average)
+        self.estimator.eval()
+
+    def _advance(self, batch: Batch) -> None:
+        recipe, step = self.recipe, self.step
+        batch = batch.to(self.team.device)
+        self._generator.manual_seed(mix(recipe.seed, TRAINING, step, self.team.rank))
+        with self._precision():
+            loss = self.estimator.loss(batch.theta, batch.x, step / recipe.steps)
+        loss.backward()
+        gradients = self.weights.gradients()
+        self.team.mean(gradients)
+        rate = recipe.rate(step)
+        self.weights.step(gradients, rate, recipe.weight_decay, recipe.clip, step)
+        self._pending.append(loss.detach())
+        self.step = step + 1
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if not self.recipe.amp:
+            return nullcontext()
+        return torch.autocast(self.team.device.type, dtype=torch.bfloat16)
+
+    def _collect(self) -> None:
+        """Look at the losses since the last time; one that is not finite ends the training."""
+        if not self._pending:
+            return
+        losses = torch.stack(self._pending).float()
+        self.team.mean([losses])
+        first = self.step - len(self._pending)
+        self._pending.clear()
+        for step, loss in enumerate(losses.tolist(), first):
+            if not math.isfinite(loss):
+                raise self._diverged(f"the loss is {loss}", step)
+            self._sum += loss
+            self._count += 1
+
+    def _diverged(self, what: str, step: int) -> PipelineError:
+        return PipelineError(
+            f"training diverged: {what} in step {step} of {self.recipe.steps}, at learning rate "
+            f"{self.recipe.rate(step):.3g}; the last good state is kept. A smaller "
+            "train.learning_rate, train.clip or train.warmup may help"
+        )
+
+    def _validate(self) -> None:
+        """Note the mean losses; remember the best weights if stopping may be early."""
+        self._collect()
+        loss = self._validation_loss() if self.team.rank == 0 else 0.0
+        (loss,) = self.team.follow(loss)
+        self.curves.append(
+            {
+                "step": self.step,
+                "train": self._sum / max(self._count, 1),
+                "validation": loss if math.isfinite(loss) else None,
+                "learning_rate": self.recipe.rate(self.step - 1),
+                "seconds": round(self.seconds, 3),
+            }
+        )
+        self._sum, self._count = 0.0, 0
+        if not math.isfinite(loss) or (self.best_loss is not None and loss >= self.best_loss):
+            self.waiting += 1
+            return
+        self.best_loss, self.waiting = loss, 0
+        if self.recipe.patience is not None:
+            with self.weights.averaged():
+                state = self.estimator.state_dict()
+                self.best = {name: value.detach().clone() for name, value in state.items()}
+
+    def _validation_loss(self) -> float:
+        """Return the mean loss of the averaged weights at progress 1, with fixed random numbers."""
+        n, total = len(self.validation.theta), 0.0
+        self._generator.manual_seed(mix(self.recipe.seed, VALIDATION))
+        self.estimator.eval()
+        with self.weights.averaged(), torch.no_grad(), self._precision():
+            for rows in torch.arange(n).split(VALIDATION_BATCH):
+                batch = self.validation.take(rows).to(self.team.device)
+                total += len(rows) * float(self.estimator.loss(batch.theta, batch.x, 1.0))
+        self.estimator.train()
+        return total / n
+
+    def state(self) -> dict[str, Any]:
+        """Return tensors and plain values from which `load` continues exactly.
+
+        Raises:
+            PipelineError: a weight is NaN or infinite.
+        """
+        if not self.weights.finite():
+            raise self._diverged("a weight is not finite", self.step - 1)
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "module": self.estimator.state_dict(),
+            "weights": self.weights.state(),
+            "best": self.best,
+            "best_loss": self.best_loss,
+            "waiting": self.waiting,
+            "curves": self.curves,
+            "sum": self._sum,
+            "count": self._count,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a state."""
+        self.estimator.load_state_dict(state["module"])
+        self.weights.load(state["weights"], state["step"])
+        for name in ("step", "seconds", "best", "best_loss", "waiting", "curves"):
+            setattr(self, name, state[name])
+        self._sum, self._count = state["sum"], state["count"]
