@@ -351,6 +351,11 @@ def _check_names(config: Config) -> None:
                 close = difflib.get_close_matches(name, valid, 1)
                 hint = f"did you mean {close[0]!r}? " if close else ""
                 raise UsageError(f"{key}: unknown {name!r}; {hint}valid: {', '.join(valid)}")
+    if config.estimator.arguments:
+        try:
+            estimators.check(config.estimator.name, config.estimator.arguments)
+        except (LookupError, TypeError) as error:
+            raise UsageError(f"estimator.arguments: {error.args[0]}") from None
 
 
 def simulator_of(config: Config) -> Any:

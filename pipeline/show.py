@@ -186,8 +186,7 @@ def plan(run: Run, values: dict[str, Any]) -> str:
         for stream, s in values["streams"].items()
     ]
     lines.append(
-        f"{duration(values['seconds_per_simulation'])} a simulation"
-        f" ({values['seconds_per_simulation']:.3g} s, measured here),"
+        f"{values['seconds_per_simulation']:.3g} s a simulation, measured here:"
         f" {values['core_hours']:.3g} core hours,"
         f" about {duration(values['wall_seconds'])} on {values['workers']} workers"
     )
@@ -196,7 +195,7 @@ def plan(run: Run, values: dict[str, Any]) -> str:
 
 
 def check_values(result: Check) -> dict[str, Any]:
-    return plain(result)  # type: ignore[no-any-return]
+    return plain(result)
 
 
 def check(config: Config, result: Check) -> str:
