@@ -1,6 +1,7 @@
 """How good a posterior is: metrics by name, the journal, plots, and the way into MLflow.
 
-A metric is a function over all test sets. The names of its arguments say what it needs; whoever evaluates hands over these arrays:
+A metric is a function over all test sets. The names of its arguments say what it needs; whoever
+evaluates hands over these arrays:
 
     theta       (B, D)      true parameters of the test sets
     draws       (B, n, D)   posterior draws for each test set
@@ -8,7 +9,8 @@ A metric is a function over all test sets. The names of its arguments say what i
     prior       (m, D)      draws of the prior
     seconds     (k,)        measured wall seconds per 1000 draws
 
-It returns a frozen dataclass whose fields are numbers, strings or arrays, among them `definition`, the sentence that stands beside the number.
+It returns a frozen dataclass whose fields are numbers, strings or arrays, among them `definition`,
+the sentence that stands beside the number.
 """
 
 from __future__ import annotations
@@ -58,11 +60,11 @@ def load(name: str) -> Callable[..., Any]:
         raise LookupError(f"unknown metric {name!r}; {hint}valid: {', '.join(available())}")
     module, _, attribute = target.partition(":")
     try:
-        metric = getattr(importlib.import_module(module), attribute)
+        metric: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise LookupError(f"metric {name!r}: cannot load {target}: {error}") from error
     needs(metric)
-    return metric  # type: ignore[no-any-return]
+    return metric
 
 
 def needs(metric: Callable[..., Any]) -> tuple[str, ...]:

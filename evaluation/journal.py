@@ -1,4 +1,7 @@
-"""The journal of a run: one JSON object a line, only ever appended. What it holds is the truth; everything else is replayed from it."""
+"""The journal of a run: one JSON object a line, only ever appended.
+
+What it holds is the truth; MLflow is replayed from it.
+"""
 
 from __future__ import annotations
 

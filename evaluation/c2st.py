@@ -1,0 +1,162 @@
+"""Classifier two-sample test: how well a small network tells posterior draws from reference draws.
+
+    C2ST = held-out accuracy of MLP(z),  z = (theta - mean(reference)) / sd(reference)
+
+0.5 says that the two cannot be told apart, 1 that they do not overlap.
+
+    "Revisiting Classifier Two-Sample Tests", 2017 (arXiv:1610.06545)
+    "Benchmarking Simulation-Based Inference", 2021 (arXiv:2101.04653)
+
+`c2st` is sbibm's definition on scikit-learn, for one pair, and the cross-check. `c2st_batch` is the
+same definition with the classifiers of all pairs and folds trained at once (`classifier.py`): same
+folds, same initial weights, same row orders, other arithmetic. The pipeline uses it;
+`docs/metrics.md` has the measured agreement with scikit-learn and the cost of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.model_selection import KFold, train_test_split
+from sklearn.neural_network import MLPClassifier
+from torch import Tensor
+
+from evaluation import classifier
+from evaluation.score import Scores, paired
+
+Split = tuple[np.ndarray, np.ndarray]  # rows to train on, rows to score
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The free choices of the test.
+
+    Attributes:
+        units: hidden units per parameter; both hidden layers have units * D.
+        folds: cross-validation folds; 0: a single split that scores a quarter.
+        seed: of the split and, in scikit-learn, of the classifiers.
+    """
+
+    definition: str
+    units: int
+    folds: int
+    seed: int
+
+    def splits(self, n: int, seed: int) -> list[Split]:
+        """Split n rows."""
+        if self.folds:
+            folds = KFold(self.folds, shuffle=True, random_state=seed)
+            return list(folds.split(np.empty(n)))
+        return [tuple(train_test_split(np.arange(n), test_size=0.25, random_state=seed))]
+
+
+SBIBM = Protocol(
+    "sbibm: MLP with two layers of 10 D units, 5-fold cross-validated accuracy", 10, 5, 1
+)
+PAPER = Protocol("CMPE paper's code: MLP with two layers of 16 D units, one 75/25 split", 16, 0, 0)
+
+
+def _standardise(references: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return both, z-scored by the reference and stacked (B, n + m, D), and labels (n + m,)."""
+    references, draws = paired(references, draws, "references, draws")
+    mean, sd = references.mean(1, keepdims=True), references.std(1, keepdims=True, ddof=1)
+    if not (sd > 0).all():
+        sets, _, columns = np.nonzero(~(sd > 0))
+        raise ValueError(
+            f"reference draws do not vary: test set {sets[0]}, parameter {columns[0]};"
+            " C2ST has no scale there"
+        )
+    rows = np.concatenate([(references - mean) / sd, (draws - mean) / sd], axis=1)
+    return rows, np.repeat([0.0, 1.0], [references.shape[1], draws.shape[1]])
+
+
+def c2st(
+    reference: np.ndarray, draws: np.ndarray, *, seed: int | None = None, protocol: Protocol = SBIBM
+) -> float:
+    """Return the accuracy for one pair, with scikit-learn.
+
+    Args:
+        reference: shape (n, D). draws: shape (m, D).
+        seed: of folds and classifiers; none: the protocol's (1 in sbibm).
+
+    Raises:
+        ValueError: shapes that do not fit, NaN, or a reference that does not vary.
+    """
+    rows, labels = _standardise(np.asarray(reference)[None], np.asarray(draws)[None])
+    seed = protocol.seed if seed is None else seed
+    units = protocol.units * rows.shape[2]
+    scores = []
+    for fit, score in protocol.splits(len(labels), seed):
+        mlp = MLPClassifier((units, units), max_iter=10_000, random_state=seed)  # ReLU, Adam
+        mlp.fit(rows[0, fit], labels[fit])
+        scores.append(mlp.score(rows[0, score], labels[score]))
+    return float(np.mean(scores))
+
+
+def c2st_paper(reference: np.ndarray, draws: np.ndarray) -> float:
+    """Return the CMPE paper's accuracy for one pair: 16 D units, one 75/25 split, seed 0."""
+    return c2st(reference, draws, protocol=PAPER)
+
+
+def c2st_batch(
+    references: np.ndarray,
+    draws: np.ndarray,
+    *,
+    seed: int | None = None,
+    protocol: Protocol = SBIBM,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> np.ndarray:
+    """Return the accuracies for B pairs, all classifiers trained at once.
+
+    Args:
+        references: shape (B, n, D). draws: shape (B, m, D).
+        seed: of folds and classifiers; none: the protocol's.
+        dtype: float64 is scikit-learn's own precision, float32 is faster.
+
+    Returns:
+        Shape (B,).
+
+    Raises:
+        ValueError: as `c2st`.
+    """
+    rows, labels = _standardise(references, draws)
+    seed = protocol.seed if seed is None else seed
+    x = torch.as_tensor(rows, dtype=dtype, device=device)
+    y = torch.as_tensor(labels, dtype=dtype, device=device)
+    splits = protocol.splits(len(labels), seed)
+    scores = torch.zeros(len(splits), len(rows), dtype=torch.float64)
+    # folds differ by a row where their number does not divide n + m
+    for size in sorted({len(fit) for fit, _ in splits}):
+        group = [i for i, (fit, _) in enumerate(splits) if len(fit) == size]
+        scores[group] = _score(x, y, [splits[i] for i in group], protocol.units, seed)
+    return scores.mean(0).numpy()
+
+
+def _score(x: Tensor, y: Tensor, splits: list[Split], units: int, seed: int) -> Tensor:
+    """Return held-out accuracies, shape (splits, B), for splits of equal size."""
+    fit, score = (
+        torch.as_tensor(np.stack(part), device=x.device) for part in zip(*splits, strict=True)
+    )
+    pairs = len(x)
+
+    def of(rows: Tensor) -> tuple[Tensor, Tensor]:
+        return x[:, rows].flatten(0, 1), y[rows].expand(pairs, -1, -1).flatten(0, 1)
+
+    inputs, labels = of(fit)
+    weights, _ = classifier.train(inputs, labels, units * x.shape[2], seed)
+    inputs, labels = of(score)
+    right = (classifier.forward(weights, inputs)[2] > 0) == (labels > 0.5)
+    return right.double().mean(1).view(pairs, len(splits)).T.cpu()
+
+
+def c2st_sets(references: np.ndarray, draws: np.ndarray) -> Scores:
+    """C2ST of every test set by sbibm's definition, with the batched classifiers."""
+    return Scores.of(SBIBM.definition, c2st_batch(references, draws))
+
+
+def c2st_paper_sets(references: np.ndarray, draws: np.ndarray) -> Scores:
+    """C2ST of every test set by the CMPE paper's definition, with the batched classifiers."""
+    return Scores.of(PAPER.definition, c2st_batch(references, draws, protocol=PAPER))
