@@ -25,6 +25,7 @@ BUILT_IN = {
     "inverse_kinematics": "simulators.inverse_kinematics:inverse_kinematics",
     "program": "simulators.program:Program",
     "slcp": "simulators.slcp:slcp",
+    "tumor_spheroid": "simulators.tumor_spheroid:TumorSpheroid",
     "two_moons": "simulators.two_moons:two_moons",
 }
 
