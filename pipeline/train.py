@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -114,6 +115,7 @@ def _train(training: Training, stop: Stop, log: Callable[[Event], None]) -> None
                 log({**event, "training": training.key})
             elif event["event"] == "begin":
                 progress.done = progress.start_done = event["step"]
+                progress.started = time.monotonic()
             else:
                 progress.update(event["step"], event["info"])
 

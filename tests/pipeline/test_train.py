@@ -1,0 +1,235 @@
+"""The training stage on a small store: finished, repeated, stopped, refused."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import estimators
+from pipeline.config import build
+from pipeline.errors import PipelineError, Stopped, UsageError
+from pipeline.run import Run
+from pipeline.stop import Stop
+from pipeline.store import Rows, Schema, Spool, Store
+from pipeline.train import TrainResult, train
+from pipeline.training import Training
+
+N = 600
+SMALL = {"width": 16, "depth": 1}
+
+
+def make_run(path, n=N, held=N):
+    """A run whose training store holds the first `held` of n simulations: x = theta + noise."""
+    rng = np.random.default_rng(0)
+    theta = rng.uniform(-1, 1, (n, 2))
+    x = {"x": (theta + 0.1 * rng.normal(size=(n, 2)))[:, [0, 1, 1]]}
+    run = Run(path)
+    spec = {"a": {"uniform": [-1, 1]}, "b": {"uniform": [-1, 1]}}
+    schema = Schema({"x": ("<f8", (3,))})
+    store = Store.create(run.store("train"), {"names": list(spec)}, schema, 8192)
+    with store.writer() as writer, Spool(writer.spool_directory, "a", schema, 100) as spool:
+        done = np.zeros(held)
+        spool.append(
+            Rows(
+                *(np.arange(held), theta[:held], {"x": x["x"][:held]}, {}),
+                *(done.astype(np.uint8), done.astype(np.float32)),
+            )
+        )
+    return run
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run")
+
+
+def configure(estimator=None, budget=N, seed=1, **settings):
+    return build(
+        {
+            "name": "test",
+            "simulator": "two_moons",
+            "budget": budget,
+            "seed": seed,
+            "estimator": {"name": "cmpe", "arguments": SMALL} | (estimator or {}),
+            "train": {"steps": 80, "batch_size": 32, "threads": 1} | settings,
+        }
+    )
+
+
+def weights(result):
+    return torch.load(result.directory / "posterior" / "weights.pt", weights_only=True)
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+class StopAt(Stop):
+    """Asked to stop when the loop has looked at it `looks` times."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def reason(self):
+        self.looks -= 1
+        return "SIGTERM" if self.looks <= 0 else ""
+
+    @reason.setter
+    def reason(self, value):
+        pass
+
+
+def test_a_training_ends_with_a_posterior_and_is_done_once(run):
+    events = []
+    result = train(configure(), run, stop=Stop(), log=events.append)
+    assert result.steps == 80
+    assert result.train_rows + result.validation_rows == N
+    assert result.store_digest == Store.open(run.store("train")).digest(N)
+    assert run.latest == result.key
+    assert result.key.startswith("600-cmpe-")
+    posterior = estimators.load(result.directory / "posterior")
+    draws = posterior.sample({"x": np.zeros((3, 3))}, 20, seed=0)
+    assert draws.shape == (3, 20, 2)
+    for key in ("store_digest", "budget", "seed", "config_digest", "train_rows", "steps"):
+        assert posterior.provenance[key]
+    curves = json.loads((result.directory / "curves.json").read_text())
+    assert [entry["step"] for entry in curves] == list(range(1, 81))
+    assert events[-1]["step"] == 80
+    assert events[-1]["training"] == result.key
+    assert not list(result.directory.glob("*state*"))
+    events.clear()
+    assert train(configure(), run, stop=Stop(), log=events.append) == result
+    assert not events
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_stopped_and_repeated_equals_uninterrupted(tmp_path, in_memory):
+    runs = [make_run(tmp_path / name) for name in "ab"]
+    config = configure(in_memory=in_memory)
+    expected = train(config, runs[0], stop=Stop())
+    stops = 0
+    for looks in (1, 2, 1, 3):
+        try:
+            train(config, runs[1], stop=StopAt(looks))
+        except Stopped as stopped:
+            assert "SIGTERM" in str(stopped)
+            stops += 1
+    assert stops >= 2
+    result = train(config, runs[1], stop=Stop())
+    assert same(weights(expected), weights(result))
+
+
+def test_running_out_of_time_stops_and_continues(run):
+    config = configure(walltime=0.3, steps=400)
+    trips = 0
+    while True:
+        try:
+            result = train(config, run, stop=Stop())
+            break
+        except Stopped as stopped:
+            trips += 1
+            assert "train.walltime=0.3" in str(stopped)
+    assert trips
+    assert result.steps == 400
+    free = train(configure(steps=400), make_run(run.path.parent / "free"), stop=Stop())
+    assert same(weights(result), weights(free))
+
+
+def test_only_what_decides_the_result_is_in_the_key(run):
+    key = Training(configure(), run).key
+    for same_result in ({"threads": 2}, {"checkpoint_seconds": 5}, {"walltime": 9}, {"workers": 2}):
+        assert Training(configure(**same_result), run).key == key
+    for other in ({"learning_rate": 1e-3}, {"steps": 81}, {"batch_size": 16}, {"ema": 0.5}):
+        assert Training(configure(**other), run).key != key
+    assert Training(configure({"arguments": {"width": 8}}), run).key != key
+    assert Training(configure(seed=2), run).key != key
+    assert Training(configure(budget=500), run).key != key
+
+
+def test_epochs_count_rows_of_training(run):
+    training = Training(configure(steps=None, epochs=2.5), run)
+    assert training.recipe.steps == round(2.5 * (len(training.table.train) // 32))
+    assert Training(configure(steps=None), run).recipe.steps == 30_000
+
+
+def test_what_cannot_be_trained_is_refused_with_numbers(tmp_path, run):
+    with pytest.raises(UsageError, match=r"batch_size=1000 is more than the \d+ training rows"):
+        train(configure(batch_size=1000), run, stop=Stop())
+    with pytest.raises(UsageError, match=r"validation=0.0001 of 600 .* at least 2"):
+        train(configure(validation=0.0001), run, stop=Stop())
+    with pytest.raises(UsageError, match="200 simulations are missing"):
+        train(configure(budget=800), run, stop=Stop())
+    with pytest.raises(UsageError, match="cmpe.*widht"):
+        train(configure({"arguments": {"widht": 3}}), run, stop=Stop())
+    with pytest.raises(UsageError, match=r"workers=3"):
+        train(configure(workers=3), run, stop=Stop())
+    assert not (run.path / "latest.json").exists()
+
+
+def test_divergence_names_the_step_and_leaves_no_posterior(run):
+    with pytest.raises(PipelineError, match=r"in step \d+ of 80, at learning rate"):
+        train(configure(learning_rate=1e30), run, stop=Stop())
+    assert not list(run.path.glob("trainings/*/posterior"))
+
+
+def test_a_second_process_is_turned_away(run):
+    directory = Training(configure(), run).directory
+    directory.mkdir(parents=True)
+    with (directory / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(PipelineError, match="another process is training"):
+            train(configure(), run, stop=Stop())
+    assert train(configure(), run, stop=Stop()).steps == 80
+
+
+def test_random_numbers_and_threads_of_the_caller_stay(run):
+    torch.manual_seed(5)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    train(configure(steps=5), run, stop=Stop())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_result_that_is_cut_off_is_not_a_result(run):
+    result = train(configure(steps=5), run, stop=Stop())
+    (result.directory / "done.json").write_text('{"key": "')
+    assert TrainResult.read(result.directory) is None
+    assert same(weights(result), weights(train(configure(steps=5), run, stop=Stop())))
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_curve_of_one(tmp_path):
+    flow = {"name": "nsf", "arguments": {}}
+    curves = []
+    for workers in (0, 2):
+        run = make_run(tmp_path / str(workers))
+        result = train(configure(flow, steps=30, workers=workers), run, stop=Stop())
+        assert estimators.load(result.directory / "posterior").sample({"x": np.zeros((1, 3))}, 5)
+        curves.append(json.loads((result.directory / "curves.json").read_text()))
+    for name in ("train", "validation"):
+        alone, together = ([entry[name] for entry in curve] for curve in curves)
+        np.testing.assert_allclose(together, alone, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_workers_stop_and_continue(tmp_path):
+    config = configure(workers=2, steps=3000)
+    run = make_run(tmp_path / "run")
+    stop = Stop()
+
+    def log(event):
+        stop.request("SIGTERM")
+
+    with pytest.raises(Stopped, match="SIGTERM"):
+        train(config, run, stop=stop, log=log)
+    assert list(run.path.glob("trainings/*/state.pt"))
+    result = train(config, run, stop=Stop())
+    assert result.steps == 3000
+    whole = train(config, make_run(tmp_path / "whole"), stop=Stop())
+    assert same(weights(result), weights(whole))
