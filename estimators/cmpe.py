@@ -74,7 +74,7 @@ class CMPE(Estimator):
         rho: float = 7.0,
         s0: int = 10,
         s1: int = 50,
-        p_mean: float = -1.1,
+        p_mean: float = -3.0,
         p_std: float = 2.0,
         huber: float = 0.00054,
         steps: int = 10,
@@ -154,7 +154,9 @@ class CMPE(Estimator):
         """Return the increasing times t_0 = epsilon ... t_N = T, shape (N + 1,), float64."""
         low, high = self.epsilon ** (1 / self.rho), self.T ** (1 / self.rho)
         share = torch.arange(intervals + 1, dtype=torch.float64) / intervals
-        return (low + share * (high - low)) ** self.rho
+        t = (low + share * (high - low)) ** self.rho
+        t[0], t[-1] = self.epsilon, self.T  # free of rounding: f is the identity at epsilon
+        return t
 
     def stage(self, progress: float, device: torch.device) -> Stage:
         """Return the discretisation at this share of training."""

@@ -104,9 +104,8 @@ class Identity(Summary):
         return self.standard(self._flat(x)).clamp(-LIMIT, LIMIT)
 
     def _flat(self, x: Mapping[str, Tensor]) -> Tensor:
-        if len(self.names) == 1:
-            return x[self.names[0]].flatten(1)
-        return torch.cat([x[name].flatten(1) for name in self.names], dim=1)
+        parts = [_vectors(x[name]) for name in self.names]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 class DeepSet(Summary):
@@ -149,6 +148,10 @@ class DeepSet(Summary):
 
     def _elements(self, values: Tensor) -> Tensor:
         return values.flatten(2) if values.ndim > 2 else values.unsqueeze(2)
+
+
+def _vectors(values: Tensor) -> Tensor:
+    return values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
 
 
 def _perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -1,0 +1,69 @@
+"""Names, arguments and training rows that are wrong are refused with what would be right."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import estimators
+
+THETA = np.random.default_rng(0).uniform(-1, 1, (10, 2))
+X = {"x": THETA.copy()}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cpme", "did you mean 'cmpe'.*Valid: cmpe, nsf"),
+        ("no_such_module:Thing", "no_such_module"),
+        ("estimators.cmpe:CMP", "did you mean 'CMPE'"),
+    ],
+)
+def test_unknown_name(name: str, message: str) -> None:
+    with pytest.raises(LookupError, match=message):
+        estimators.create(name, THETA, X)
+
+
+def test_something_else_behind_the_name() -> None:
+    with pytest.raises(TypeError, match="subclass"):
+        estimators.create("estimators.network:DeepSet", THETA, X)
+
+
+def test_unknown_argument() -> None:
+    with pytest.raises(TypeError, match=r"'widht'.*did you mean 'width'.*Valid: .*depth"):
+        estimators.check("cmpe", {"widht": 3})
+
+
+def test_arguments_are_the_configuration() -> None:
+    assert estimators.arguments("cmpe")["width"] == 256
+    assert "problem" not in estimators.arguments("nsf")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"theta": THETA[:, 0]}, "theta has shape"),
+        ({"theta": THETA[:0]}, "empty"),
+        ({"theta": np.where(THETA > 0, np.nan, THETA)}, "theta holds NaN"),
+        ({"x": {}}, "no arrays"),
+        ({"x": {"x": X["x"][:5]}}, r"x\['x'\] has 5 rows, theta has 10"),
+        ({"x": {"x": np.full((10, 1), np.inf)}}, r"x\['x'\] holds"),
+        ({"low": [0.0, 3.0], "high": [1.0, 2.0]}, "'theta1': low 3.0 is not below high 2.0"),
+        ({"low": [0.0]}, "low has shape"),
+        ({"names": ["a"]}, "1 names"),
+    ],
+)
+def test_bad_rows(change: dict, message: str) -> None:
+    given = {"theta": THETA, "x": X, **change}
+    with pytest.raises(ValueError, match=message):
+        estimators.create("cmpe", **given)
+
+
+def test_names_are_known_without_torch() -> None:
+    program = "import sys, estimators; estimators.available(); assert 'torch' not in sys.modules"
+    root = Path(estimators.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
