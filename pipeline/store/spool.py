@@ -71,7 +71,8 @@ class Spool:
 
     def _seal(self, rows: Rows) -> None:
         """Write the spool's rows and these as whole shards; what is left starts the next spool."""
-        rows = concatenate([*read_spool(self.path), rows], self.schema)
+        with writing(self.path):
+            rows = concatenate([*read_spool(self.path), rows], self.schema)
         whole = len(rows) - len(rows) % self.rows_per_shard or len(rows)
         for start in range(0, whole, self.rows_per_shard):
             part = rows.take(slice(start, min(start + self.rows_per_shard, whole)))
