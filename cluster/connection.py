@@ -1,0 +1,85 @@
+"""A connection to Ray, whoever started it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+PATIENCE = 60.0  # seconds for Ray to answer
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What Ray offers: `cpus` cores and `memory` bytes on `nodes` machines; `alive` asks whether it still runs."""
+
+    cpus: float
+    memory: float
+    nodes: int
+    alive: Callable[[], bool]
+
+    def room(self, cpus: float, memory: float | None) -> int:
+        """Return how many workers of that size fit at once, as far as totals tell."""
+        by_cpus = int(self.cpus / cpus + 1e-9)
+        return by_cpus if not memory else min(by_cpus, int(self.memory / memory))
+
+
+def usable_cpus() -> int:
+    """Return the cores this process may use (Ray itself does not see a batch system's core set)."""
+    return len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def attach(alive: Callable[[], bool], **options: Any) -> Iterator[Cluster]:
+    """Connect with `ray.init(**options)` and disconnect on leaving; reuse a connection that is there.
+
+    Raises:
+        ConnectionError: Ray could not be reached or started.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        yield _describe(alive)
+        return
+    with _signal_handlers_kept():
+        try:
+            ray.init(
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                **options,
+            )
+        except (RuntimeError, ConnectionError, TimeoutError, ValueError) as error:
+            raise ConnectionError(f"cannot start or reach Ray: {error}") from error
+    try:
+        yield _describe(alive)
+    finally:
+        ray.shutdown()
+
+
+def _describe(alive: Callable[[], bool]) -> Cluster:
+    import ray
+
+    total = ray.cluster_resources()
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    return Cluster(total.get("CPU", 0.0), total.get("memory", 0.0), nodes, alive)
+
+
+@contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Undo what `ray.init` does to SIGTERM: the stage decides how to leave."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,227 @@
+"""The simulation actor: runs units of ids, keeps every finished simulation at once, returns only a summary."""
+
+from __future__ import annotations
+
+import ctypes
+import pickle
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cluster.preflight import Facts, differences, facts
+from pipeline.errors import PipelineError, UsageError
+from pipeline.note import Notebook
+from pipeline.simulation import Simulation, check_schema, schema_of
+from pipeline.store import Outcome, Rows, Schema, Spool
+from pipeline.store.rows import concatenate
+
+AT_ONCE = 0.005  # seconds; a simulation that took longer is kept before the next one begins
+BUFFER = 0.05  # seconds of quicker simulations that a kill may cost
+GRACE = 5.0  # seconds that a simulator which enforces its time-out itself may be late
+PACKAGES = ("cluster", "estimators", "evaluation", "pipeline", "simulators")
+DISTRIBUTIONS = ("numpy", "ray", "zarr")
+PR_SET_PDEATHSIG = 1  # of Linux' prctl
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every actor of a stage gets: the simulations, where to keep notes, and whom it must resemble."""
+
+    simulation: (
+        bytes  # a pickled `Simulation`; its simulator names the file or module it comes from
+    )
+    source_digest: str
+    driver: Facts
+    folder: Path  # of the actors' notes
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a unit: its first `rows` rows are durable."""
+
+    rows: int = 0
+    keys: int = 0
+    outcomes: tuple[int, ...] = (0,) * len(Outcome)
+    busy: float = 0.0  # seconds in the simulator
+    seconds: float = 0.0  # of the whole unit
+    slowest: tuple[float, int] = (0.0, -1)  # seconds, id
+    schema: Schema | None = None  # of outputs that no schema is known for yet
+
+
+@dataclass
+class Tally:
+    """Counts what a unit has come to."""
+
+    started: float = field(default_factory=time.perf_counter)
+    rows: int = 0
+    keys: int = 0
+    outcomes: np.ndarray = field(default_factory=lambda: np.zeros(len(Outcome), int))
+    busy: float = 0.0
+    slowest: tuple[float, int] = (0.0, -1)
+
+    def add(self, rows: Rows, seconds: float) -> None:
+        self.rows, self.keys, self.busy = self.rows + len(rows), self.keys + 1, self.busy + seconds
+        self.outcomes += np.bincount(rows.outcome, minlength=len(Outcome))
+        self.slowest = max(self.slowest, (seconds, int(rows.ids[0])))
+
+    def report(self, schema: Schema | None = None) -> Report:
+        outcomes = tuple(self.outcomes.tolist())
+        seconds = time.perf_counter() - self.started
+        return Report(self.rows, self.keys, outcomes, self.busy, seconds, self.slowest, schema)
+
+
+class SimulationActor:
+    """Simulates in one thread; whoever kills it loses the simulation in flight and nothing else."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._schema: Schema | None = None
+        self._spool: Spool | None = None
+        self._held: list[Rows] = []
+        self._tally = Tally()
+
+    def start(self, job: Job) -> None:
+        """Load the simulator and compare this process with the driver's.
+
+        Raises:
+            PipelineError: other code than the driver's, or the simulator cannot be loaded here.
+        """
+        _die_with_parent()
+        _leave_stopping_to_the_driver()
+        different = differences(job.driver, facts(PACKAGES, DISTRIBUTIONS))
+        try:
+            self._simulation: Simulation = pickle.loads(job.simulation)
+        except Exception as error:
+            raise PipelineError(f"a worker cannot load the simulator: {error}") from error
+        simulator = self._simulation.simulator
+        if simulator.source_digest() != job.source_digest:
+            different.append(f"the source of simulator {simulator.name!r} is not the driver's")
+        if different:
+            raise PipelineError("a worker's code is not the driver's: " + "; ".join(different))
+        limit = self._simulation.timeout
+        if limit is not None and simulator.owns_timeout:
+            limit += GRACE
+        self._note = Notebook(job.folder / f"{self.name}.note", limit)
+
+    def probe(self, unit: int, ids: Sequence[int], seconds: float) -> Report:
+        """Simulate ids, for at most about `seconds`, and hold the rows back until `open`.
+
+        Raises:
+            UsageError: the outputs differ in name, shape or dtype.
+        """
+        self._note.begin(unit)
+        self._tally = Tally()
+        schema = None
+        for position, group in self._groups(ids):
+            rows, spent = self._simulate(position, group, schema)
+            if schema is None and rows.x:
+                schema = schema_of(rows, self._simulation.simulator.ragged)
+            self._hold(rows, spent)
+            if self._tally.busy > seconds:
+                break
+        self._note.rest()
+        return self._tally.report(schema)
+
+    def open(self, directory: Path, schema: Schema | None, rows_per_shard: int) -> Report:
+        """Open this actor's spool, or tell it the schema, and keep the rows held back.
+
+        Raises:
+            UsageError: the held rows are not of this schema.
+        """
+        if self._schema is None and schema is not None:
+            for rows in self._held:
+                check_schema(rows, schema, self._simulation.simulator.name)
+        if self._spool is None:
+            self._spool = Spool(directory, self.name, schema, rows_per_shard)
+        self._schema = self._spool.schema = schema
+        self._spool.rows_per_shard = rows_per_shard
+        report = self._tally.report()
+        self._keep()
+        self._tally = Tally()
+        return report
+
+    def run(self, unit: int, ids: Sequence[int]) -> Report:
+        """Simulate a unit of ids; ends early at the first outputs when no schema is known.
+
+        Raises:
+            UsageError: the outputs are not of the schema.
+            PipelineError: the rows cannot be written.
+        """
+        self._note.begin(unit)
+        self._tally = Tally()
+        kept = time.perf_counter()
+        for position, group in self._groups(ids):
+            rows, spent = self._simulate(position, group, self._schema)
+            if self._schema is None and rows.x:
+                self._keep()
+                return self._tally.report(schema_of(rows, self._simulation.simulator.ragged))
+            self._hold(rows, spent)
+            if spent > AT_ONCE or time.perf_counter() - kept > BUFFER:
+                self._keep()
+                kept = time.perf_counter()
+        self._keep()
+        return self._tally.report()
+
+    def close(self) -> None:
+        """Release the spool, so that the driver may fold it."""
+        if self._spool is not None:
+            self._spool.close()
+
+    def _simulate(
+        self, position: int, ids: np.ndarray, schema: Schema | None
+    ) -> tuple[Rows, float]:
+        """Return the rows of ids that share a key, and the seconds they took."""
+        self._note.running(position)
+        started = time.perf_counter()
+        rows = self._simulation.run(ids)
+        spent = time.perf_counter() - started
+        if schema is not None:
+            try:
+                check_schema(rows, schema, self._simulation.simulator.name)
+            except UsageError:
+                self._keep()
+                raise
+        return rows, spent
+
+    def _hold(self, rows: Rows, spent: float) -> None:
+        self._held.append(rows)
+        self._tally.add(rows, spent)
+
+    def _keep(self) -> None:
+        """Make the rows held so far durable; the time this takes is not the simulator's."""
+        self._note.rest()
+        if self._held and self._spool is not None:
+            self._spool.append(concatenate(self._held, self._schema))
+            self._held.clear()
+        self._note.kept(self._tally.rows)
+
+    def _groups(self, ids: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the ids of each key with the position of the first in the unit."""
+        numbers = np.asarray(ids, np.int64)
+        edges = np.flatnonzero(np.diff(numbers // self._simulation.block)) + 1
+        position = 0
+        for group in np.split(numbers, edges):
+            yield position, group
+            position += len(group)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when the one that started it dies, even if it is stuck in C code."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "prctl"):
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _leave_stopping_to_the_driver() -> None:
+    """Make the signals harmless that a batch system sends to every process.
+
+    A handler that does nothing is, unlike SIG_IGN, not inherited by the programs that a simulator starts. SIGTERM
+    must not become a SystemExit within a simulation, which would look like its failure.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

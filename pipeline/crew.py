@@ -1,0 +1,141 @@
+"""The actors of one stage: started, given calls, replaced when they die, dismissed at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from pipeline.actor import Job, SimulationActor
+from pipeline.errors import PipelineError
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+LEAVE = 20.0  # seconds that actors get to close their spools
+
+
+@dataclass(eq=False)
+class Call:
+    """A call that an actor has not answered yet."""
+
+    method: str
+    unit: int  # -1: none
+    sent: float = field(default_factory=time.monotonic)
+
+
+@dataclass(eq=False)
+class Worker:
+    """One actor and its unanswered calls, in the order sent."""
+
+    name: str
+    handle: Any
+    calls: dict[Any, Call] = field(default_factory=dict)
+    started: bool = False
+    probed: bool = False
+    opened: bool = False
+    held: list[int] = field(default_factory=list)  # units whose rows wait for the schema
+
+    def send(self, method: str, *arguments: Any, unit: int = -1) -> None:
+        reference = getattr(self.handle, method).remote(*arguments)
+        self.calls[reference] = Call(method, unit)
+
+    @property
+    def units(self) -> list[int]:
+        """Numbers of the units it has, the first one running."""
+        sent = (call.unit for call in self.calls.values() if call.unit >= 0)
+        return list(dict.fromkeys([*self.held, *sent]))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a call returned; `result` is None and `lost` True when the actor is dead."""
+
+    worker: Worker
+    call: Call
+    result: Any = None
+    lost: bool = False
+
+
+class Crew:
+    """`size` living actors."""
+
+    def __init__(self, job: Job, size: int, cpus: float, memory: float | None) -> None:
+        self.job = job
+        threads = str(max(1, int(cpus)))
+        variables = dict.fromkeys(THREADS, threads) | {"CUDA_VISIBLE_DEVICES": ""}
+        self._actor = ray.remote(SimulationActor).options(
+            num_cpus=cpus,
+            memory=memory,
+            max_restarts=0,
+            max_task_retries=0,
+            runtime_env={"env_vars": variables},
+        )
+        self._numbers = count()
+        self._job = ray.put(job)
+        self.workers = [self._hire() for _ in range(size)]
+
+    def _hire(self) -> Worker:
+        name = f"{next(self._numbers):05d}"
+        worker = Worker(name, self._actor.remote(name))
+        worker.send("start", self._job)
+        return worker
+
+    def note(self, worker: Worker) -> Path:
+        return self.job.folder / f"{worker.name}.note"
+
+    def collect(self, timeout: float) -> Iterator[Answer]:
+        """Yield the answers that are there, after waiting at most `timeout` seconds for the first.
+
+        A dead actor is replaced, and its answer says `lost`.
+
+        Raises:
+            PipelineError: what a call raised.
+        """
+        owners = {reference: worker for worker in self.workers for reference in worker.calls}
+        if not owners:
+            time.sleep(timeout)
+            return
+        ready, _ = ray.wait(list(owners), timeout=timeout)
+        if ready:
+            ready, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
+        for reference in ready:
+            worker = owners[reference]
+            if worker not in self.workers:  # died in this very round
+                continue
+            call = worker.calls[reference]
+            try:
+                result = ray.get(reference, timeout=60)
+            except RayTaskError as error:
+                raise _cause(error) from None
+            except RayActorError:
+                ray.kill(worker.handle)  # it may only be out of reach
+                self.workers[self.workers.index(worker)] = self._hire()
+                yield Answer(worker, call, lost=True)
+            else:
+                del worker.calls[reference]
+                worker.started = True
+                yield Answer(worker, call, result)
+
+    def dismiss(self, patience: float = LEAVE) -> None:
+        """Let idle actors close their spools, then end all of them."""
+        waiting = [
+            worker.handle.close.remote()
+            for worker in self.workers
+            if worker.started and not worker.units
+        ]
+        if waiting:
+            ray.wait(waiting, num_returns=len(waiting), timeout=patience)
+        for worker in self.workers:
+            ray.kill(worker.handle)
+        self.workers = []
+
+
+def _cause(error: RayTaskError) -> PipelineError:
+    if isinstance(error.cause, PipelineError):
+        return error.cause
+    return PipelineError(f"a simulation actor failed: {error}")

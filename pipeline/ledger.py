@@ -1,0 +1,108 @@
+"""The driver's hold on a store while actors write: made once the outputs are known, published as it fills."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import PipelineError
+from pipeline.store import Outcome, Rows, Schema, Spool, Store, Writer
+
+PATIENCE = 30.0  # seconds for dead actors to let go of their spools
+
+
+class Ledger:
+    """A context manager that holds the store's lock; a store that is not there yet is made by `create`."""
+
+    def __init__(self, path: Path, identity: dict[str, Any], shard_bytes: int) -> None:
+        self.path, self.identity, self.shard_bytes = path, identity, shard_bytes
+        self._stack = ExitStack()
+        self._writer: Writer | None = None
+        self._spool: Spool | None = None
+        self._early: list[Rows] = []
+
+    def __enter__(self) -> Ledger:
+        if (self.path / "store.json").exists():
+            self._open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def _open(self) -> Writer:
+        store = Store.open_or_create(self.path, self.identity, shard_bytes=self.shard_bytes)
+        self._writer = self._stack.enter_context(store.writer())
+        return self._writer
+
+    @property
+    def writer(self) -> Writer:
+        if self._writer is None:
+            raise PipelineError(f"{self.path} was used before it was made")
+        return self._writer
+
+    @property
+    def exists(self) -> bool:
+        return self._writer is not None
+
+    @property
+    def schema(self) -> Schema | None:
+        return self._writer.store.schema if self._writer else None
+
+    @property
+    def rows_per_shard(self) -> int:
+        return self.writer.rows_per_shard(self.schema)
+
+    def wanted(self, budget: int, outcomes: tuple[Outcome, ...]) -> np.ndarray:
+        """Return the ids below the budget that are missing or have one of these outcomes."""
+        if self._writer is None:
+            return np.arange(budget)
+        store = self._writer.store
+        again = [store.ids(outcome, budget) for outcome in outcomes]
+        return np.sort(np.concatenate([store.missing(budget), *again]))
+
+    def create(self, schema: Schema | None) -> None:
+        """Make the store, or give it its schema."""
+        writer = self._writer or self._open()
+        if schema is not None:
+            writer.set_schema(schema)
+        for rows in self._early:
+            self.record(rows)
+        self._early.clear()
+
+    def record(self, rows: Rows) -> None:
+        """Keep rows of the driver's own: simulations whose actor died."""
+        if self._writer is None:
+            self._early.append(rows)
+            return
+        if self._spool is None:
+            self._spool = Spool(
+                self._writer.spool_directory, "driver", self.schema, self.rows_per_shard
+            )
+        self._spool.append(rows)
+
+    def publish(self) -> None:
+        """Show readers the shards that are finished."""
+        if self._writer is not None:
+            self._writer.publish()
+
+    def finish(self) -> None:
+        """Fold all spools into shards; the actors have closed them or are dead."""
+        if self._writer is None:
+            return
+        if self._spool is not None:
+            self._spool.close()
+        deadline = time.monotonic() + PATIENCE
+        self._writer.merge()
+        while any(self._writer.spool_directory.glob("*.spool")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+            self._writer.merge()

@@ -1,0 +1,248 @@
+"""The simulation stage: bring a store up to its budget with actors that may die at any time."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+import cluster
+from cluster.connection import Cluster
+from cluster.preflight import facts
+from pipeline.actor import DISTRIBUTIONS, PACKAGES, Job
+from pipeline.crew import Crew
+from pipeline.errors import PipelineError, TooManyFailed, UsageError
+from pipeline.ledger import Ledger
+from pipeline.progress import Progress
+from pipeline.run import STREAMS, Run
+from pipeline.session import Session
+from pipeline.simulation import Simulation
+from pipeline.stop import Stop
+from pipeline.store import Outcome, Store
+
+RETRIES = ("all", "failed", "invalid", "timeout")
+UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+Log = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class SimulateResult:
+    """What the stage came to.
+
+    `counts` are those of `Store.counts`; `simulated` rows are new; `workers` actors spent `busy` seconds in
+    the simulator during the `seconds` from the first simulation to the last.
+    """
+
+    stream: str
+    budget: int
+    counts: dict[str, int]
+    simulated: int = 0
+    workers: int = 0
+    busy: float = 0.0
+    seconds: float = 0.0
+
+
+def simulate(
+    config: Any,
+    run: Run,
+    stream: str = "train",
+    *,
+    stop: Stop,
+    retry: str | None = None,
+    log: Log | None = None,
+) -> SimulateResult:
+    """Simulate the ids below the budget that the store lacks.
+
+    Args:
+        config: the configuration; see `docs/configuration.md`.
+        run: the run directory.
+        stream: "train" or "test"; the budget of "test" is `config.test`.
+        stop: polled; a request leaves with everything finished committed.
+        retry: also simulate again what has this outcome, one of `RETRIES`.
+        log: takes events for the journal.
+
+    Raises:
+        UsageError: the store is another simulator's, outputs change shape, or the cluster is too small.
+        TooManyFailed: more than the share `config.max_failed` of the budget is not ok; all is committed.
+        Stopped: a stop was requested; a repeat continues.
+        PipelineError: Ray died, a worker runs other code, or the disk refused.
+    """
+    simulation = _simulation(config, stream)
+    budget = int(config.budget if stream == "train" else config.test)
+    log = partial(_log, log, stream)
+    ledger = Ledger(run.store(stream), identity(simulation), int(config.store.shard_mb * 2**20))
+    stop.check("simulate")
+    with ledger:
+        wanted = ledger.wanted(budget, _outcomes(retry))
+        spent = _work(config, run, stream, simulation, ledger, wanted, stop, log)
+    counts = Store.open(run.store(stream)).counts(budget)
+    log({"event": "simulated", "budget": budget, "counts": counts, **asdict(spent)})
+    if counts["missing"]:
+        stop.check(f"simulate {stream}")
+        raise PipelineError(
+            f"{counts['missing']} simulations were lost: repeat the command to run them again"
+        )
+    _check_failed(stream, counts, config.max_failed)
+    return SimulateResult(stream, budget, counts, **asdict(spent))
+
+
+def identity(simulation: Simulation) -> dict[str, Any]:
+    """Return what the rows of a store follow from, beside their ids."""
+    return {
+        "simulator": simulation.simulator.identity(),
+        "names": list(simulation.simulator.prior.names),
+        "seed": simulation.seed,
+        "stream": STREAMS[simulation.stream],
+        "block_size": simulation.block,
+    }
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a session cost; the fields are those of `SimulateResult`."""
+
+    simulated: int = 0
+    workers: int = 0
+    busy: float = 0.0
+    seconds: float = 0.0
+
+
+def _simulation(config: Any, stream: str) -> Simulation:
+    from pipeline.config import simulator_of
+
+    simulator = simulator_of(config)
+    block = config.simulate.block if simulator.batched else 1
+    number = STREAMS.index(stream)
+    return Simulation(simulator, config.seed, number, block, config.simulate.timeout)
+
+
+def _work(
+    config: Any,
+    run: Run,
+    stream: str,
+    simulation: Simulation,
+    ledger: Ledger,
+    wanted: np.ndarray,
+    stop: Stop,
+    log: Log,
+) -> Spent:
+    """Simulate the wanted ids and commit them, in a cluster that is there for so long."""
+    if not len(wanted):
+        ledger.create(None)
+        return Spent()
+    budget = int(config.budget if stream == "train" else config.test)
+    memory = _bytes(config.simulate.memory)
+    with _connected(config) as rays, _notes(run) as notes:
+        size = _workers(config.simulate, rays, memory, len(np.unique(wanted // simulation.block)))
+        crew = Crew(_job(simulation, notes), size, config.simulate.cpus, memory)
+        session = Session(simulation, ledger, crew, wanted, rays.alive, stop)
+        label = "simulations" if stream == "train" else "test simulations"
+        try:
+            with Progress("simulate", budget, label, budget - len(wanted)) as progress:
+                session.run(progress, log)
+        finally:
+            crew.dismiss()
+        seconds = session.seconds
+        ledger.finish()
+    return Spent(session.rows, size, session.busy, seconds)
+
+
+def _job(simulation: Simulation, notes: Path) -> Job:
+    return Job(
+        ray.cloudpickle.dumps(simulation),
+        simulation.simulator.source_digest(),
+        facts(PACKAGES, DISTRIBUTIONS),
+        notes,
+    )
+
+
+@contextmanager
+def _connected(config: Any) -> Iterator[Cluster]:
+    """Connect to Ray; what the configuration got wrong is a `UsageError`."""
+    try:
+        connection = cluster.connect(config.cluster.backend, config.cluster.address)
+        rays = connection.__enter__()
+    except (LookupError, ValueError) as error:
+        raise UsageError(str(error.args[0])) from error
+    except ConnectionError as error:
+        raise PipelineError(str(error)) from error
+    with ExitStack() as stack:
+        stack.push(connection)
+        yield rays
+
+
+@contextmanager
+def _notes(run: Run) -> Iterator[Path]:
+    """Make a folder, seen by all nodes, where actors note what they are doing."""
+    for old in run.path.glob(".notes-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    run.path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=".notes-", dir=run.path, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder).resolve()
+
+
+def _workers(settings: Any, rays: Cluster, memory: float | None, keys: int) -> int:
+    """Return how many actors to start: as asked or as many as fit, but no more than there is work."""
+    room = rays.room(settings.cpus, memory)
+    asked = settings.workers or max(1, room)
+    if asked > room:
+        each = f"simulate.cpus={settings.cpus:g}"
+        each += f" and simulate.memory={settings.memory}" if memory else ""
+        raise UsageError(
+            f"simulate.workers={asked} with {each} each do not fit: the cluster has {rays.cpus:g} cores "
+            f"and {rays.memory / 1e9:.1f} GB on {rays.nodes} node(s), room for {room}"
+        )
+    return min(asked, keys)
+
+
+def _bytes(size: str | int | None) -> float | None:
+    """Read `2GB`, `512 MiB` or a number of bytes."""
+    if size is None:
+        return None
+    match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?I?B?)\s*", str(size).upper())
+    try:
+        number = float(match[1]) * UNITS[match[2]] if match else 0.0
+    except (ValueError, KeyError):
+        number = 0.0
+    if number <= 0:
+        raise UsageError(f"simulate.memory = {size!r}: valid are bytes, or like '512MB' and '2GiB'")
+    return number
+
+
+def _outcomes(retry: str | None) -> tuple[Outcome, ...]:
+    """Return which outcomes are simulated again."""
+    if retry is None:
+        return ()
+    if retry not in RETRIES:
+        raise UsageError(f"retry = {retry!r}: valid are {', '.join(RETRIES)}")
+    bad = tuple(outcome for outcome in Outcome if outcome is not Outcome.OK)
+    return bad if retry == "all" else (Outcome[retry.upper()],)
+
+
+def _check_failed(stream: str, counts: dict[str, int], most: float) -> None:
+    bad = {name: counts[name] for name in ("failed", "timeout", "invalid") if counts[name]}
+    share = sum(bad.values()) / max(1, counts["done"])
+    if share > most:
+        shown = ", ".join(f"{number} {name}" for name, number in bad.items())
+        raise TooManyFailed(
+            f"{share:.1%} of the {stream} simulations are not ok ({shown}), more than "
+            f"max_failed={most:g}; `sbiflow failures` lists them, all are kept"
+        )
+
+
+def _log(log: Log | None, stream: str, event: dict[str, Any]) -> None:
+    if log is not None:
+        log({"event": "simulate", "stream": stream, **event})
