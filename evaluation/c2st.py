@@ -24,7 +24,7 @@ from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 
 from evaluation import classifier
-from evaluation.score import Scores, paired
+from evaluation.score import Scores, Tick, paired
 
 Split = tuple[np.ndarray, np.ndarray]  # rows to train on, rows to score
 
@@ -108,6 +108,7 @@ def c2st_batch(
     protocol: Protocol = SBIBM,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
+    tick: Tick | None = None,
 ) -> np.ndarray:
     """Return the accuracies for B pairs, all classifiers trained at once.
 
@@ -115,6 +116,7 @@ def c2st_batch(
         references: shape (B, n, D). draws: shape (B, m, D).
         seed: of folds and classifiers; none: the protocol's.
         dtype: float64 is scikit-learn's own precision, float32 is faster.
+        tick: called now and then with the number of finished pairs; may raise to stop.
 
     Returns:
         Shape (B,).
@@ -128,14 +130,21 @@ def c2st_batch(
     y = torch.as_tensor(labels, dtype=dtype, device=device)
     splits = protocol.splits(len(labels), seed)
     scores = torch.zeros(len(splits), len(rows), dtype=torch.float64)
+    finished = 0
+
+    def count(classifiers: int) -> None:
+        if tick:
+            tick((finished + classifiers) // len(splits))
+
     # folds differ by a row where their number does not divide n + m
     for size in sorted({len(fit) for fit, _ in splits}):
         group = [i for i, (fit, _) in enumerate(splits) if len(fit) == size]
-        scores[group] = _score(x, y, [splits[i] for i in group], protocol.units, seed)
+        scores[group] = _score(x, y, [splits[i] for i in group], protocol.units, seed, count)
+        finished += len(group) * len(rows)
     return scores.mean(0).numpy()
 
 
-def _score(x: Tensor, y: Tensor, splits: list[Split], units: int, seed: int) -> Tensor:
+def _score(x: Tensor, y: Tensor, splits: list[Split], units: int, seed: int, tick: Tick) -> Tensor:
     """Return held-out accuracies, shape (splits, B), for splits of equal size."""
     fit, score = (
         torch.as_tensor(np.stack(part), device=x.device) for part in zip(*splits, strict=True)
@@ -146,17 +155,17 @@ def _score(x: Tensor, y: Tensor, splits: list[Split], units: int, seed: int) -> 
         return x[:, rows].flatten(0, 1), y[rows].expand(pairs, -1, -1).flatten(0, 1)
 
     inputs, labels = of(fit)
-    weights, _ = classifier.train(inputs, labels, units * x.shape[2], seed)
+    weights, _ = classifier.train(inputs, labels, units * x.shape[2], seed, tick=tick)
     inputs, labels = of(score)
     right = (classifier.forward(weights, inputs)[2] > 0) == (labels > 0.5)
     return right.double().mean(1).view(pairs, len(splits)).T.cpu()
 
 
-def c2st_sets(references: np.ndarray, draws: np.ndarray) -> Scores:
+def c2st_sets(references: np.ndarray, draws: np.ndarray, tick: Tick | None = None) -> Scores:
     """C2ST of every test set by sbibm's definition, with the batched classifiers."""
-    return Scores.of(SBIBM.definition, c2st_batch(references, draws))
+    return Scores.of(SBIBM.definition, c2st_batch(references, draws, tick=tick))
 
 
-def c2st_paper_sets(references: np.ndarray, draws: np.ndarray) -> Scores:
+def c2st_paper_sets(references: np.ndarray, draws: np.ndarray, tick: Tick | None = None) -> Scores:
     """C2ST of every test set by the CMPE paper's definition, with the batched classifiers."""
-    return Scores.of(PAPER.definition, c2st_batch(references, draws, protocol=PAPER))
+    return Scores.of(PAPER.definition, c2st_batch(references, draws, protocol=PAPER, tick=tick))

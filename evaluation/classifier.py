@@ -16,7 +16,7 @@ and so are the random numbers: initial parameters and the order of the rows in e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -150,13 +150,19 @@ def _adam(work: _Work, gradient: Tensor) -> None:
 
 
 def train(
-    x: Tensor, y: Tensor, hidden: int, seed: int = 0, max_epochs: int = MAX_EPOCHS
+    x: Tensor,
+    y: Tensor,
+    hidden: int,
+    seed: int = 0,
+    max_epochs: int = MAX_EPOCHS,
+    tick: Callable[[int], None] | None = None,
 ) -> tuple[list[Tensor], Tensor]:
     """Train C binary classifiers; finished ones make room for waiting ones.
 
     Args:
         x: inputs, shape (C, n, D). y: labels 0 or 1 as floats, shape (C, n).
         hidden: units H of each of the two hidden layers.
+        tick: called with the number of finished classifiers after every epoch; may raise to stop.
 
     Returns:
         The parameters W1 (C, D, H), b1 (C, 1, H), W2 (C, H, H), b2 (C, 1, H), W3 (C, H, 1),
@@ -178,6 +184,8 @@ def train(
     while len(work.owner):
         loss = _epoch(work, layers, orders.of(work.epochs))
         work.epochs += 1
+        if tick:
+            tick(entered - len(work.owner))
         work.stale = torch.where(loss > work.best - TOLERANCE, work.stale + 1, 0)
         work.best = torch.minimum(work.best, loss)
         done = (work.stale > PATIENCE) | (work.epochs >= max_epochs)

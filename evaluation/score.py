@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+Tick = Callable[[int], None]  # hears how many test sets are finished; may raise to stop
 
 
 @dataclass(frozen=True)
