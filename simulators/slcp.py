@@ -3,14 +3,18 @@
     theta ~ U(-3, 3)^5,  m = (theta_1, theta_2),  s = (theta_3^2, theta_4^2),  rho = tanh theta_5
     x_i ~ N(m, C),  i = 1..4,    C = [[s_1^2, rho s_1 s_2], [rho s_1 s_2, s_2^2]]
 
-The posterior has four modes, since theta_3 and theta_4 enter by their squares. With the mean xbar
-and the scatter matrix S of the points, integrating over m without its bounds leaves |C|^{-3/2}
-exp(-tr(C^-1 S) / 2), and the uniform prior has the density 1 / ((C_11 C_22)^{5/4} (1 - rho^2)) over C
-up to a constant. Their product is an inverse Wishart density with 2.5 degrees of freedom, which is
-proportional to |C|^{-11/4} exp(-tr(C^-1 S) / 2), times (1 - rho^2)^{1/4} <= 1. Hence exact draws:
+The posterior has four modes, since theta_3 and theta_4 enter by their squares. Over (m, C) the
+uniform prior has the density 1 / ((C_11 C_22)^{5/4} (1 - rho^2)) up to a constant. With the mean xbar
+and the scatter matrix S of the points and A = S + 4 (xbar - m)(xbar - m)^T, the posterior is
 
-    C ~ InverseWishart(S, 2.5), accepted with probability (1 - rho^2)^{1/4};   m ~ N(xbar, C / 4);
-    signs of theta_3 and theta_4 by fair coins;   accepted if theta is in the box.
+    p(m, C | x) ~ |C|^{-13/4} exp(-tr(C^-1 A) / 2) (1 - rho^2)^{1/4}    inside the prior's box
+
+an inverse Wishart density in C times a factor of at most one. Its normaliser leaves for m a
+t-density with 1.5 degrees of freedom, t(m) ~ |A|^{-7/4}. Hence independent, exact draws:
+
+    m ~ t, or uniform in the box with rejection, whichever needs the smaller constant;
+    C ~ InverseWishart(A, 3.5), accepted with probability (1 - rho^2)^{1/4};
+    signs of theta_3 and theta_4 by fair coins;    accepted if theta is in the box.
 
 Definition: Sequential Neural Likelihood (2019, arXiv 1805.07226) as in Benchmarking Simulation-Based
 Inference (2021, arXiv 2101.04653), task T.3, whose code adds 1e-6 to both variances to keep C
@@ -19,32 +23,76 @@ invertible in single precision; there is no such term here.
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 from numpy.random import Generator
 
 from simulators.distribution import LOG_SQRT_2PI, Array, Uniform
 from simulators.recipe import simulator
+from simulators.rejection import rejection
 from simulators.simulator import Observation
 
 BOUND = 3.0
 POINTS = 4
-FREEDOM = 2.5
-MAX_PROPOSALS = 50_000_000  # for one call of the reference
+MEAN_FREEDOM, FREEDOM = 1.5, 3.5  # of the t and of the inverse Wishart distribution
 
 
-def _inverse_wishart(scatter: Array, n: int, rng: Generator) -> tuple[Array, Array, Array]:
-    """Draw C ~ InverseWishart(S, 2.5) by Bartlett's decomposition: C_11, C_12, C_22, each (n,).
+class _Means:
+    """Proposals of m from its marginal t-distribution restricted to the box."""
 
-    C = (L T^-T)(L T^-T)^T with S = L L^T and a lower triangular T, T_11^2 ~ chi^2(2.5), T_22^2 ~
-    chi^2(1.5), T_21 ~ N(0, 1).
+    def __init__(self, mean: Array, scatter: Array) -> None:
+        self.mean = mean
+        self.scale = scatter / (POINTS * MEAN_FREEDOM)
+        self.factor = np.linalg.cholesky(self.scale)
+        self.highest = self._density(self._nearest()[None])[0]
+        self.uniform = (2 * BOUND) ** 2 * self.highest < 1
+
+    def _density(self, m: Array) -> Array:
+        z = np.linalg.solve(self.factor, (m - self.mean).T)
+        norm = 2 * math.pi * math.sqrt(np.linalg.det(self.scale))
+        return (1 + np.sum(z * z, axis=0) / MEAN_FREEDOM) ** (-0.5 * MEAN_FREEDOM - 1) / norm
+
+    def _nearest(self) -> Array:
+        """Return the point of the box with the highest density, by Mahalanobis distance."""
+        if np.all(np.abs(self.mean) <= BOUND):
+            return self.mean
+        precision = np.linalg.inv(self.scale)
+        edges = []
+        for j, side in itertools.product((0, 1), (-BOUND, BOUND)):
+            other = self.mean[1 - j] - precision[0, 1] / precision[1 - j, 1 - j] * (
+                side - self.mean[j]
+            )
+            point = np.empty(2)
+            point[j], point[1 - j] = side, np.clip(other, -BOUND, BOUND)
+            edges.append(point)
+        return max(edges, key=lambda point: self._density(point[None])[0])
+
+    def sample(self, n: int, rng: Generator) -> Array:
+        """Propose `n` times; return those in the box, (at most n, 2)."""
+        if self.uniform:
+            m = BOUND * (2 * rng.random((n, 2)) - 1)
+            return m[rng.random(n) * self.highest < self._density(m)]
+        spread = np.sqrt(rng.chisquare(MEAN_FREEDOM, (n, 1)) / MEAN_FREEDOM)
+        m = self.mean + rng.standard_normal((n, 2)) @ self.factor.T / spread
+        return m[np.all(np.abs(m) <= BOUND, axis=1)]
+
+
+def _inverse_wishart(scale: Array, rng: Generator) -> tuple[Array, Array, Array]:
+    """Draw C ~ InverseWishart(A, 3.5) for each A in (n, 2, 2): C_11, C_12, C_22, each (n,).
+
+    Bartlett's decomposition: C = G G^T, G = L T^-T, A = L L^T, with a lower triangular T,
+    T_11^2 ~ chi^2(3.5), T_22^2 ~ chi^2(2.5), T_21 ~ N(0, 1).
     """
-    factor = np.linalg.cholesky(scatter)
+    n = len(scale)
+    l11 = np.sqrt(scale[:, 0, 0])
+    l21 = scale[:, 0, 1] / l11
+    l22 = np.sqrt(scale[:, 1, 1] - l21**2)
     t11, t22 = np.sqrt(rng.chisquare(FREEDOM, n)), np.sqrt(rng.chisquare(FREEDOM - 1, n))
-    t21 = rng.standard_normal(n)
-    # B = T^-T is upper triangular: [[1 / t11, -t21 / (t11 t22)], [0, 1 / t22]]
-    b11, b12, b22 = 1 / t11, -t21 / (t11 * t22), 1 / t22
-    g11, g12 = factor[0, 0] * b11, factor[0, 0] * b12
-    g21, g22 = factor[1, 0] * b11, factor[1, 0] * b12 + factor[1, 1] * b22
+    cross = -rng.standard_normal(n) / (t11 * t22)
+    g11, g12 = l11 / t11, l11 * cross
+    g21, g22 = l21 / t11, l21 * cross + l22 / t22
     return g11**2 + g12**2, g11 * g21 + g12 * g22, g21**2 + g22**2
 
 
@@ -56,35 +104,28 @@ def exact(x: Observation, n: int, rng: Generator) -> Array:
     points = x["x"].reshape(POINTS, 2)
     mean = points.mean(axis=0)
     scatter = (points - mean).T @ (points - mean)
-    accepted, missing, proposed = [np.empty((0, 5))], n, 0
-    while missing > 0:
-        if proposed > MAX_PROPOSALS:
-            raise ValueError(f"slcp: x = {x['x'].tolist()} is (nearly) impossible")
-        count = min(max(4 * missing, proposed), 1_000_000)
-        theta, probability = _proposal(mean, scatter, count, rng)
+    means = _Means(mean, scatter)
+
+    def propose(count: int) -> Array:
+        m = means.sample(count, rng)
+        away = mean - m
+        scale = scatter + POINTS * away[:, :, None] * away[:, None, :]
+        theta, probability = _parameters(m, _inverse_wishart(scale, rng), rng)
         inside = np.all(np.abs(theta) <= BOUND, axis=1)
-        keep = inside & (rng.random(count) < probability)
-        accepted.append(theta[keep][:missing])
-        missing -= len(accepted[-1])
-        proposed += count
-    return np.concatenate(accepted)
+        return theta[inside & (rng.random(len(m)) < probability)]
+
+    return rejection(propose, n, 5, f"slcp: x = {x['x'].tolist()}")
 
 
-def _proposal(mean: Array, scatter: Array, n: int, rng: Generator) -> tuple[Array, Array]:
-    """Draw theta without its bounds, (n, 5), and the probability to accept each, (n,)."""
-    c11, c12, c22 = _inverse_wishart(scatter, n, rng)
-    rho = np.clip(c12 / np.sqrt(c11 * c22), -1 + 1e-12, 1 - 1e-12)
-    remainder = 1 - rho**2
-    z1, z2 = rng.standard_normal((2, n))
-    signs = np.where(rng.random((2, n)) < 0.5, -1.0, 1.0)
-    columns = [
-        mean[0] + np.sqrt(c11 / POINTS) * z1,
-        mean[1] + np.sqrt(c22 / POINTS) * (rho * z1 + np.sqrt(remainder) * z2),
-        signs[0] * c11**0.25,
-        signs[1] * c22**0.25,
-        np.arctanh(rho),
-    ]
-    return np.stack(columns, axis=1), remainder**0.25
+def _parameters(
+    m: Array, covariance: tuple[Array, Array, Array], rng: Generator
+) -> tuple[Array, Array]:
+    """Return theta, (n, 5), of m and C with random signs, and (1 - rho^2)^{1/4}, (n,)."""
+    c11, c12, c22 = covariance
+    rho = np.clip(c12 / np.sqrt(c11 * c22), -1 + 1e-12, 1 - 1e-12)  # beyond the box by far
+    signs = np.where(rng.random((2, len(m))) < 0.5, -1.0, 1.0)
+    roots = [signs[0] * c11**0.25, signs[1] * c22**0.25]
+    return np.column_stack([m, *roots, np.arctanh(rho)]), (1 - rho**2) ** 0.25
 
 
 def log_likelihood(theta: Array, x: Observation) -> Array:

@@ -21,11 +21,11 @@ from numpy.random import Generator
 
 from simulators.distribution import LOG_SQRT_2PI, Array, Uniform
 from simulators.recipe import simulator
+from simulators.rejection import rejection
 from simulators.simulator import Observation
 
 RADIUS, RADIUS_STD, OFFSET = 0.1, 0.01, 0.25
 ROOT_HALF = math.sqrt(0.5)
-MAX_PROPOSALS = 50_000_000  # for one call of the reference
 
 
 def _noise(n: int, rng: Generator) -> tuple[Array, Array]:
@@ -57,17 +57,12 @@ def exact(x: Observation, n: int, rng: Generator) -> Array:
 
     Raises ValueError where x has (nearly) no probability under the prior.
     """
-    accepted, missing, proposed = [np.empty((0, 2))], n, 0
-    while missing > 0:
-        if proposed > MAX_PROPOSALS:
-            raise ValueError(f"two_moons: x = {x['x'].tolist()} is (nearly) impossible")
-        count = max(2 * missing, proposed)
+
+    def propose(count: int) -> Array:
         size, theta = _mirrored(x, count, rng)
-        inside = (size >= 0) & np.all(np.abs(theta) <= 1, axis=1)
-        accepted.append(theta[inside][:missing])
-        missing -= len(accepted[-1])
-        proposed += count
-    return np.concatenate(accepted)
+        return theta[(size >= 0) & np.all(np.abs(theta) <= 1, axis=1)]
+
+    return rejection(propose, n, 2, f"two_moons: x = {x['x'].tolist()}")
 
 
 def untruncated(x: Observation, n: int, rng: Generator) -> Array:
