@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,8 +23,12 @@ GOLDEN = 0x9E3779B97F4A7C15
 WORD = (1 << 64) - 1
 UNIT_BYTES = 32 << 20  # rows that are read in one piece, as float32
 UNITS = 4  # pieces that are shuffled together
+READ_BYTES = 4 << 20  # one read, small enough for the cache
 SAMPLE_ROWS, SAMPLE_BYTES = 65_536, 256 << 20  # rows that shapes and standardisation are taken from
 VALIDATION_ROWS, VALIDATION_BYTES = 8_192, 256 << 20
+
+
+Columns = dict[str | None, np.ndarray]
 
 
 class Batch(NamedTuple):
@@ -133,7 +138,7 @@ class Table:
 
     def gather(self, ids: np.ndarray) -> Batch:
         """Return the rows with the given sorted ids, in their order, reading a piece at a time."""
-        columns = self._allocate(len(ids))
+        columns = self.allocate(len(ids))
         for view in self.views:
             at = np.minimum(np.searchsorted(ids, view.ids), len(ids) - 1)
             wanted = np.flatnonzero(ids[at] == view.ids)
@@ -151,51 +156,48 @@ class Table:
             pieces += [(view, positions[cut : cut + self.unit_rows]) for cut in cuts]
         return pieces
 
-    def load(self, pieces: Sequence[tuple[View, np.ndarray]]) -> Batch:
-        """Return the rows at positions of shards, one piece behind the other."""
-        columns = self._allocate(sum(len(positions) for _, positions in pieces))
+    def load(self, pieces: Sequence[tuple[View, np.ndarray]], columns: Columns) -> Batch:
+        """Return the rows at positions of shards, one piece behind the other, in allocated room."""
         start = 0
         for view, positions in pieces:
             stop = start + len(positions)
-            self._read(view, positions, columns, slice(start, stop))
+            self._read(view, positions, columns, np.arange(start, stop))
             start = stop
-        return self._tensors(columns)
+        return self._tensors({name: values[:start] for name, values in columns.items()})
 
-    def _allocate(self, n: int) -> dict[str | None, np.ndarray]:
+    def allocate(self, n: int) -> Columns:
         """Return room for n rows; the key None stands for theta."""
-        columns: dict[str | None, np.ndarray] = {None: np.empty((n, self.parameters), np.float32)}
+        columns: Columns = {None: np.empty((n, self.parameters), np.float32)}
         for name, shape in self.shapes.items():
             columns[name] = np.empty((n, *shape), np.float32)
         for name in self.ragged:
             columns[f"{name}_mask"] = np.empty((n, self.shapes[name][0]), np.float32)
         return columns
 
-    def _read(
-        self,
-        view: View,
-        positions: np.ndarray,
-        columns: dict[str | None, np.ndarray],
-        at: np.ndarray | slice,
-    ) -> None:
-        """Copy the rows at ascending positions of a shard into columns."""
-        start, stop = int(positions[0]), int(positions[-1]) + 1
-        rows = view.read(start, stop)
-        whole = len(positions) == stop - start
-        chosen = slice(None) if whole else positions - start
+    def _read(self, view: View, positions: np.ndarray, columns: Columns, at: np.ndarray) -> None:
+        """Copy the rows at ascending positions of a shard to the places `at` of columns."""
+        start, end = int(positions[0]), int(positions[-1]) + 1
+        size = max(1, READ_BYTES // self.row_bytes)
+        for low in range(start, end, size):
+            high = min(low + size, end)
+            part = slice(*np.searchsorted(positions, (low, high)))
+            if part.start < part.stop:
+                self._copy(view.read(low, high), positions[part] - low, columns, at[part])
+
+    def _copy(self, rows: Any, chosen: np.ndarray, columns: Columns, at: np.ndarray) -> None:
         columns[None][at] = rows.theta[chosen]
         for name in self.shapes:
             values = rows.x[name][chosen]
-            if name not in self.ragged:
+            if name in self.ragged:
+                longest = self.shapes[name][0]
+                columns[name][at] = 0
+                columns[name][at, : values.shape[1]] = values[:, :longest]
+                columns[f"{name}_mask"][at] = np.arange(longest) < rows.lengths[name][chosen, None]
+            else:
                 columns[name][at] = values
-                continue
-            longest = self.shapes[name][0]
-            wide = np.zeros((len(values), longest, *values.shape[2:]), np.float32)
-            wide[:, : values.shape[1]] = values[:, :longest]
-            columns[name][at] = wide
-            columns[f"{name}_mask"][at] = np.arange(longest) < rows.lengths[name][chosen, None]
 
     @staticmethod
-    def _tensors(columns: dict[str | None, np.ndarray]) -> Batch:
+    def _tensors(columns: Columns) -> Batch:
         tensors = {name: torch.from_numpy(values) for name, values in columns.items()}
         theta = tensors.pop(None)
         return Batch(theta, {str(name): values for name, values in tensors.items()})
@@ -257,7 +259,8 @@ class Stream(IterableDataset):
         self.pieces = table.units()
         self.sizes = np.array([len(positions) for _, positions in self.pieces])
         self.steps = len(table.train) // order.batch  # of an epoch
-        self.window = max(1, UNITS * table.unit_rows // order.part)  # in steps
+        self.window = min(self.steps, max(1, UNITS * table.unit_rows // order.part))  # in steps
+        self.rows = self.window * order.part  # of a window
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches(0)
@@ -265,20 +268,18 @@ class Stream(IterableDataset):
     def batches(self, step: int) -> Generator[Batch]:
         """Yield batches for ever, beginning with the one of `step`."""
         part, windows = self.order.part, self._windows(step)
+        room = cycle([self.table.allocate(self.rows) for _ in range(2)])
         with ThreadPoolExecutor(1, "read-ahead") as reader:
-            epoch, first, last = next(windows)
-            ahead = reader.submit(self._load, epoch, first, last)
+            ahead = reader.submit(self._load, *next(windows), next(room))
             while True:
-                rows = ahead.result()
+                rows, epoch, first = ahead.result()
+                ahead = reader.submit(self._load, *next(windows), next(room))
                 shuffled = self.order.permutation(
                     len(rows.theta), epoch, self.order.rank, self.order.world, first
                 )
                 skip = max(0, step - (epoch * self.steps + first))
-                epoch, first, last = next(windows)
-                ahead = reader.submit(self._load, epoch, first, last)
                 for start in range(skip * part, len(rows.theta), part):
                     yield rows.take(shuffled[start : start + part])
-                del rows
 
     def _windows(self, step: int) -> Iterator[tuple[int, int, int]]:
         """Yield (epoch, first step, step behind the last) from the window that holds `step`."""
@@ -289,8 +290,8 @@ class Stream(IterableDataset):
                 yield epoch, start, min(start + self.window, self.steps)
             epoch, first = epoch + 1, 0
 
-    def _load(self, epoch: int, first: int, last: int) -> Batch:
-        """Read the rows of steps first..last of this rank."""
+    def _load(self, epoch: int, first: int, last: int, room: Columns) -> tuple[Batch, int, int]:
+        """Read the rows of steps first..last of this rank into `room`."""
         part, rank = self.order.part, self.order.rank
         begin = (rank * self.steps + first) * part
         end = (rank * self.steps + last) * part
@@ -303,4 +304,4 @@ class Stream(IterableDataset):
             if start >= end:
                 break
             chosen.append((view, positions[max(begin - start, 0) : end - start]))
-        return self.table.load(chosen)
+        return self.table.load(chosen, room), epoch, first

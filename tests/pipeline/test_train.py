@@ -113,29 +113,17 @@ def test_stopped_and_repeated_equals_uninterrupted(tmp_path, in_memory):
     runs = [make_run(tmp_path / name) for name in "ab"]
     config = configure(in_memory=in_memory)
     expected = train(config, runs[0], stop=Stop())
-    stops = 0
-    for looks in (1, 2, 1, 3):
-        try:
+    for looks in (1, 2, 1):
+        with pytest.raises(Stopped, match="SIGTERM"):
             train(config, runs[1], stop=StopAt(looks))
-        except Stopped as stopped:
-            assert "SIGTERM" in str(stopped)
-            stops += 1
-    assert stops >= 2
     result = train(config, runs[1], stop=Stop())
     assert same(weights(expected), weights(result))
 
 
 def test_running_out_of_time_stops_and_continues(run):
-    config = configure(walltime=0.3, steps=400)
-    trips = 0
-    while True:
-        try:
-            result = train(config, run, stop=Stop())
-            break
-        except Stopped as stopped:
-            trips += 1
-            assert "train.walltime=0.3" in str(stopped)
-    assert trips
+    with pytest.raises(Stopped, match=r"train\.walltime=0\.05"):
+        train(configure(walltime=0.05, steps=400), run, stop=Stop())
+    result = train(configure(steps=400), run, stop=Stop())
     assert result.steps == 400
     free = train(configure(steps=400), make_run(run.path.parent / "free"), stop=Stop())
     assert same(weights(result), weights(free))
@@ -165,7 +153,7 @@ def test_what_cannot_be_trained_is_refused_with_numbers(tmp_path, run):
         train(configure(validation=0.0001), run, stop=Stop())
     with pytest.raises(UsageError, match="200 simulations are missing"):
         train(configure(budget=800), run, stop=Stop())
-    with pytest.raises(UsageError, match="cmpe.*widht"):
+    with pytest.raises(UsageError, match=r"cmpe.*widht"):
         train(configure({"arguments": {"widht": 3}}), run, stop=Stop())
     with pytest.raises(UsageError, match=r"workers=3"):
         train(configure(workers=3), run, stop=Stop())

@@ -115,7 +115,7 @@ def test_stopped_and_continued_equals_uninterrupted(stop, tmp_path):
     assert continued.step == stop
     run(continued, source)
     assert same(loop.estimator.state_dict(), continued.estimator.state_dict())
-    assert all(torch.equal(*pair) for pair in zip(loop.weights.average, continued.weights.average))
+    assert all(torch.equal(*pair) for pair in zip(loop.weights.average, continued.weights.average, strict=True))
     drop = [{k: v for k, v in e.items() if k != "seconds"} for e in loop.curves]
     assert drop == [{k: v for k, v in e.items() if k != "seconds"} for e in continued.curves]
 
@@ -149,14 +149,14 @@ def test_without_patience_the_last_average_is_kept():
     run(loop, source)
     average = [value.clone() for value in loop.weights.average]
     loop.finish()
-    assert all(torch.equal(*pair) for pair in zip(loop.estimator.parameters(), average))
+    assert all(torch.equal(*pair) for pair in zip(loop.estimator.parameters(), average, strict=True))
 
 
 def test_a_loss_that_is_not_finite_names_the_step():
     loop, _ = make()
     broken = rows(200, 0)
     broken.theta[:] = float("nan")
-    good = list(Resident(rows(200, 0), Order(3, 32)).batches(0).__next__() for _ in range(1))
+    good = [next(Resident(rows(200, 0), Order(3, 32)).batches(0))]
     keeper = Recorder()
     batches = iter([*good * 13, *[Batch(broken.theta[:32], {"x": broken.x["x"][:32]})] * 9])
     with pytest.raises(PipelineError, match="the loss is nan in step 13 of 60"):
