@@ -228,8 +228,11 @@ def _execute(
 
 def _wait(process: subprocess.Popen[bytes], timeout: float | None) -> bool:
     """Wait for the process; False at the time-out."""
-    if timeout is None:
-        process.wait()
+    if timeout is None or not hasattr(os, "pidfd_open"):
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
         return True
     handle = os.pidfd_open(process.pid)  # wakes at once; Popen.wait(timeout) sleeps up to 50 ms
     try:

@@ -142,7 +142,6 @@ class Simulator:
             "name": self.name,
             "version": self.version,
             "arguments": self.arguments,
-            "parameters": list(self.prior.names),  # the order of theta's columns
             "prior": self.prior.spec(),
         }
 

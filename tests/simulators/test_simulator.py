@@ -143,7 +143,6 @@ def test_identity_is_json_and_complete():
         "name": "gaussian",
         "version": "1",
         "arguments": {},
-        "parameters": ["mu", "sigma"],
         "prior": {
             "mu": {"name": "uniform", "low": -3.0, "high": 3.0},
             "sigma": {"name": "log_uniform", "low": 0.1, "high": 2.0},
