@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -191,6 +193,16 @@ def test_a_result_that_is_cut_off_is_not_a_result(run):
     assert same(weights(result), weights(train(configure(steps=5), run, stop=Stop())))
 
 
+@pytest.mark.chaos
+def test_killed_and_repeated_equals_uninterrupted():
+    command = [sys.executable, "-m", "benchmarks.chaos_train", "--kills", "2", "--steps", "800"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["weights_bit_equal"]
+    assert result["kills"] >= 1
+
+
 @pytest.mark.slow
 def test_two_workers_give_the_curve_of_one(tmp_path):
     flow = {"name": "nsf", "arguments": {}}
@@ -198,7 +210,8 @@ def test_two_workers_give_the_curve_of_one(tmp_path):
     for workers in (0, 2):
         run = make_run(tmp_path / str(workers))
         result = train(configure(flow, steps=30, workers=workers), run, stop=Stop())
-        assert estimators.load(result.directory / "posterior").sample({"x": np.zeros((1, 3))}, 5)
+        posterior = estimators.load(result.directory / "posterior")
+        assert posterior.sample({"x": np.zeros((1, 3))}, 5).shape == (1, 5, 2)
         curves.append(json.loads((result.directory / "curves.json").read_text()))
     for name in ("train", "validation"):
         alone, together = ([entry[name] for entry in curve] for curve in curves)
