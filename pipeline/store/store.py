@@ -120,7 +120,7 @@ class Store:
         store = cls.open(path)
         new = canonical(identity)
         changes = list(_differences(store.identity, new))
-        if not changes and _names(new) != store.names:
+        if not changes and _names(new) != _names(store.identity):
             changes = [f"order of parameters: {store.names} -> {_names(new)}"]
         if changes:
             raise IdentityError(
@@ -146,7 +146,10 @@ class Store:
     @property
     def names(self) -> tuple[str, ...]:
         """Parameter names, columns of theta: the identity's `names`, or those of its prior."""
-        return _names(self.identity)
+        if names := _names(self.identity):
+            return names
+        columns = self.index.shards[0].arrays["theta"][1][1] if self.index.shards else 0
+        return tuple(f"theta_{column}" for column in range(columns))
 
     @property
     def index(self) -> Index:
@@ -329,9 +332,10 @@ class Store:
 
 
 def _names(identity: dict[str, Any]) -> tuple[str, ...]:
-    """Return the parameters' names in the order of the columns of theta."""
+    """Return the parameters' names in the order of the columns of theta, none if it has no prior."""
     simulator = identity.get("simulator")
-    prior = identity.get("prior") or (isinstance(simulator, dict) and simulator.get("prior")) or {}
+    prior = identity.get("prior") or (simulator.get("prior") if isinstance(simulator, dict) else {})
+    prior = prior if isinstance(prior, dict) else {}
     names = identity.get("names") or prior.get("names")
     return tuple(names if isinstance(names, list) else prior)
 

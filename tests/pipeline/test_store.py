@@ -261,9 +261,10 @@ def test_outputs_that_change_are_refused(store, change, message):
     batch = rows([0])
     x = {name: array for name, array in (batch.x | change).items() if array is not None}
     with store.writer() as writer:
-        with Spool(writer.spool_directory, "a", SCHEMA, 4) as spool:
-            with pytest.raises(UsageError, match=message):
-                spool.append(Rows(batch.ids, batch.theta, x, {}, batch.outcome, batch.seconds))
+        spool = Spool(writer.spool_directory, "a", SCHEMA, 4)
+        with pytest.raises(UsageError, match=message):
+            spool.append(Rows(batch.ids, batch.theta, x, {}, batch.outcome, batch.seconds))
+        spool.close()
         writer.set_schema(SCHEMA)
         with pytest.raises(UsageError, match="holds outputs"):
             writer.set_schema(Schema({"x": ("<f4", (3,))}))
@@ -273,9 +274,8 @@ def test_rows_without_outputs(store):
     """All simulations so far failed: no schema, and the same digest as with zeros."""
     bare = rows([0, 1], Outcome.FAILED)
     bare = Rows(bare.ids, bare.theta, {}, {}, bare.outcome, bare.seconds, bare.failures)
-    with store.writer() as writer:
-        with Spool(writer.spool_directory, "a", None, 8) as spool:
-            spool.append(bare)
+    with store.writer() as writer, Spool(writer.spool_directory, "a", None, 8) as spool:
+        spool.append(bare)
     assert store.schema is None
     assert store.numpy()[2] == {}
     first = store.digest()
