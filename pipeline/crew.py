@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from pipeline.actor import Job, SimulationActor
 from pipeline.errors import PipelineError
+from pipeline.note import NOTHING
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 LEAVE = 20.0  # seconds that actors get to close their spools
@@ -24,7 +25,7 @@ class Call:
     """A call that an actor has not answered yet."""
 
     method: str
-    unit: int  # -1: none
+    unit: int
     sent: float = field(default_factory=time.monotonic)
 
 
@@ -36,19 +37,18 @@ class Worker:
     handle: Any
     calls: dict[Any, Call] = field(default_factory=dict)
     started: bool = False
-    probed: bool = False
     opened: bool = False
-    held: list[int] = field(default_factory=list)  # units whose rows wait for the schema
+    probe: int = NOTHING  # the unit whose rows it holds back until the outputs are known
 
-    def send(self, method: str, *arguments: Any, unit: int = -1) -> None:
+    def send(self, method: str, *arguments: Any, unit: int = NOTHING) -> None:
         reference = getattr(self.handle, method).remote(*arguments)
         self.calls[reference] = Call(method, unit)
 
     @property
     def units(self) -> list[int]:
         """Numbers of the units it has, the first one running."""
-        sent = (call.unit for call in self.calls.values() if call.unit >= 0)
-        return list(dict.fromkeys([*self.held, *sent]))
+        sent = [self.probe, *(call.unit for call in self.calls.values())]
+        return [unit for unit in dict.fromkeys(sent) if unit != NOTHING]
 
 
 @dataclass(frozen=True)

@@ -125,10 +125,9 @@ class Session:
 
     def _probe(self, worker: Worker) -> None:
         """Give an actor its first simulations, to be held back until the outputs are known."""
-        if worker.probed or not len(self.work):
+        if worker.probe != NOTHING or not len(self.work):
             return
-        worker.probed = True
-        unit = self._unit(1 if self.units else PROBES)
+        unit = worker.probe = self._unit(1 if self.units else PROBES)
         worker.send("probe", unit, _compact(self.units[unit]), PROBE_SECONDS, unit=unit)
 
     def _end_probing(self) -> None:
@@ -147,9 +146,8 @@ class Session:
     def _open(self, worker: Worker) -> None:
         """Tell an actor where rows go; it answers for the ones it holds back."""
         worker.opened = True
-        held = worker.held.pop() if worker.held else NOTHING
         directory = self.ledger.writer.spool_directory
-        worker.send("open", directory, self._schema, self.ledger.rows_per_shard, unit=held)
+        worker.send("open", directory, self._schema, self.ledger.rows_per_shard, unit=worker.probe)
 
     # --- taking back -------------------------------------------------------------------------
 
@@ -159,12 +157,12 @@ class Session:
         if answer.lost:
             self._bury(worker)
         elif answer.call.method == "probe":
-            worker.held.append(unit)
             self.work.learn(report.keys, report.seconds)
             self.work.give_back(self.units[unit][report.rows :])
             self.units[unit] = self.units[unit][: report.rows]
             self._found(report.schema)
         elif answer.call.method == "open" and unit != NOTHING:
+            worker.probe = NOTHING
             self._complete(unit, report)
         elif answer.call.method == "run":
             self.work.learn(report.keys, report.seconds)
