@@ -62,10 +62,11 @@ from simulators.tumor_spheroid.state import (
 
 Array = np.ndarray
 
-# Nothing compiled here makes an array, so no function needs to count references to its arguments;
-# counting them took two thirds of the time.
+# Nothing compiled here makes an array, so no function needs to count references to its arguments:
+# counting them took two thirds of the run. And only `simulate` is called from Python: making every
+# function callable from there took half of the compilation.
 _OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False}
-njit = numba.njit(**_OPTIONS)
+njit = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
 
 
 # ---- random numbers: xoshiro256++ (Blackman, Vigna 2021), state of four words
@@ -594,7 +595,7 @@ def _execute(
         _grow(lattice, tumour, pattern, powers, parameters, rng, cell, steps)
 
 
-@numba.njit(cache=True, **_OPTIONS)
+@numba.njit(cache=True, no_cfunc_wrapper=True, **_OPTIONS)
 def simulate(
     lattice: Lattice,
     pattern: Pattern,

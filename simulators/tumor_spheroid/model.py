@@ -13,7 +13,14 @@ from simulators.distribution import LogUniform
 from simulators.recipe import simulator
 from simulators.tumor_spheroid import state
 from simulators.tumor_spheroid.kernel import simulate
-from simulators.tumor_spheroid.lattice import SEED, SIDE, lattice, search_pattern
+from simulators.tumor_spheroid.lattice import (
+    SEED,
+    SIDE,
+    Lattice,
+    Pattern,
+    lattice,
+    search_pattern,
+)
 
 VALID = {
     "division_rate": (0.0, 1.0),
@@ -25,6 +32,40 @@ VALID = {
 }
 PROFILE_END = state.DAY * (state.PROFILE_DAY + 1)  # h
 MAX_END_TIME = 1e5  # h
+
+
+def grow(
+    sites: Lattice,
+    pattern: Pattern,
+    parameters: state.Parameters,
+    rng: Generator,
+    end_time: float,
+    snapshot_times: NDArray[np.float64],
+) -> tuple[state.Outputs, state.Tumour, int]:
+    """One run of the kernel: its outputs, the tumour at the end and the number of events.
+
+    No cell has a higher rate than r = 11 k and no site more than one cell, which bounds the events;
+    RuntimeError past ten standard deviations above the mean of that bound.
+    """
+    mean_events = (state.STAGES + 1) * parameters.division_rate * sites.x.size * end_time
+    max_events = int(mean_events + 10 * math.sqrt(mean_events)) + 1000
+    tumour = state.new_tumour(sites)
+    outputs = state.new_outputs(sites, end_time, snapshot_times)
+    events = simulate(
+        sites,
+        pattern,
+        parameters,
+        rng.integers(0, 2**64, size=4, dtype=np.uint64),
+        end_time,
+        max_events,
+        tumour,
+        state.new_powers(end_time),
+        state.new_profile(sites),
+        outputs,
+    )
+    if events > max_events:
+        raise RuntimeError(f"more than {max_events} events at {parameters}")
+    return outputs, tumour, events
 
 
 @simulator(
@@ -80,6 +121,7 @@ class TumorSpheroid:
         if (np.diff(times) <= 0).any():
             raise ValueError(f"snapshot_times={snapshot_times!r} are not ascending")
         self.end_time, self.snapshot_times = float(end_time), times
+        self._compile()
 
     def simulate(
         self,
@@ -135,6 +177,10 @@ class TumorSpheroid:
             x["snapshot_ecm"] = outputs.snapshot_ecm
         return x
 
+    def _compile(self) -> None:
+        """Compile the kernel, or load it from Numba's cache: not in the first simulation's time."""
+        self._run(state.Parameters(0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0), np.random.default_rng(0))
+
     def _check(self, parameters: state.Parameters) -> None:
         for name, value in parameters._asdict().items():
             low, high = VALID.get(name, (0.0, self.side / 2))
@@ -147,21 +193,5 @@ class TumorSpheroid:
         if centre is None:
             candidates = self.lattice.neighbours_of(self.lattice.middle)
             centre = int(candidates[rng.integers(candidates.size)])
-        mean_events = (state.STAGES + 1) * parameters.division_rate * self.side**2 * self.end_time
-        max_events = int(mean_events + 10 * math.sqrt(mean_events)) + 1000
-        outputs = state.new_outputs(self.lattice, self.end_time, self.snapshot_times)
-        events = simulate(
-            self.lattice,
-            search_pattern(self.side, self.lattice_seed, centre),
-            parameters,
-            rng.integers(0, 2**64, size=4, dtype=np.uint64),
-            self.end_time,
-            max_events,
-            state.new_tumour(self.lattice),
-            state.new_powers(self.end_time),
-            state.new_profile(self.lattice),
-            outputs,
-        )
-        if events > max_events:
-            raise RuntimeError(f"{events} events at {parameters} are more than can be")
-        return outputs
+        pattern = search_pattern(self.side, self.lattice_seed, centre)
+        return grow(self.lattice, pattern, parameters, rng, self.end_time, self.snapshot_times)[0]
