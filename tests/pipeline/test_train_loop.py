@@ -115,7 +115,10 @@ def test_stopped_and_continued_equals_uninterrupted(stop, tmp_path):
     assert continued.step == stop
     run(continued, source)
     assert same(loop.estimator.state_dict(), continued.estimator.state_dict())
-    assert all(torch.equal(*pair) for pair in zip(loop.weights.average, continued.weights.average, strict=True))
+    assert all(
+        torch.equal(*pair)
+        for pair in zip(loop.weights.average, continued.weights.average, strict=True)
+    )
     drop = [{k: v for k, v in e.items() if k != "seconds"} for e in loop.curves]
     assert drop == [{k: v for k, v in e.items() if k != "seconds"} for e in continued.curves]
 
@@ -149,7 +152,9 @@ def test_without_patience_the_last_average_is_kept():
     run(loop, source)
     average = [value.clone() for value in loop.weights.average]
     loop.finish()
-    assert all(torch.equal(*pair) for pair in zip(loop.estimator.parameters(), average, strict=True))
+    assert all(
+        torch.equal(*pair) for pair in zip(loop.estimator.parameters(), average, strict=True)
+    )
 
 
 def test_a_loss_that_is_not_finite_names_the_step():
