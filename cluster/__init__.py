@@ -7,12 +7,22 @@ To add a backend: one file with a `connect(address, cpus)` context manager that 
 from __future__ import annotations
 
 import difflib
+import os
 from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cluster.connection import Cluster
+
+# Ray reads these when it is imported, which is always after this package.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",  # said on stdout; we report deaths
+}
+for _name, _value in SETTINGS.items():
+    os.environ.setdefault(_name, _value)
 
 BACKENDS = {
     "existing": "cluster.existing:connect",

@@ -41,8 +41,6 @@ def attach(alive: Callable[[], bool], **options: Any) -> Iterator[Cluster]:
     Raises:
         ConnectionError: Ray could not be reached or started.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     if ray.is_initialized():

@@ -135,6 +135,12 @@ class Crew:
         self.workers = []
 
 
+def pickled(value: Any) -> bytes:
+    """Return bytes that `pickle.loads` reads on any node that has the same code, local functions included."""
+    data: bytes = ray.cloudpickle.dumps(value)
+    return data
+
+
 def _cause(error: RayTaskError) -> PipelineError:
     if isinstance(error.cause, PipelineError):
         return error.cause

@@ -113,3 +113,17 @@ def crash_reason(dump: str) -> str:
     """Return which signal a crash's dump names."""
     line = next(line for line in dump.splitlines() if "Fatal Python error" in line)
     return line.partition("Fatal Python error: ")[2]
+
+
+def simulator_part(dump: str) -> str:
+    """Return the head of a dump and the stack of the simulation, down to where our own code called it."""
+    head, _, _ = dump.partition("\n")
+    for block in dump.split("\n\n"):
+        lines = block.splitlines()
+        ours = [
+            k for k, line in enumerate(lines) if f"{os.sep}pipeline{os.sep}simulation.py" in line
+        ]
+        if ours:
+            stack = [line for line in lines[: ours[0]] if line != head]
+            return "\n".join([head, *stack])
+    return dump

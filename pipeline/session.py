@@ -13,7 +13,7 @@ from pipeline.actor import Report
 from pipeline.crew import Answer, Crew, Worker
 from pipeline.errors import PipelineError, UsageError
 from pipeline.ledger import Ledger
-from pipeline.note import NOTHING, Death, Note, crash_reason, read_death, read_note
+from pipeline.note import NOTHING, Death, Note, crash_reason, read_death, read_note, simulator_part
 from pipeline.progress import Progress, duration
 from pipeline.simulation import Simulation
 from pipeline.stop import Stop
@@ -230,8 +230,8 @@ class Session:
         outcome, message = verdict
         victims = ids[guilty]
         theta = self.simulation.theta(victims)
-        seconds = max(0.0, time.time() - note.began)
-        self.ledger.record(self.simulation.failed(victims, theta, outcome, message, dump, seconds))
+        trace, seconds = simulator_part(dump), max(0.0, time.time() - note.began)
+        self.ledger.record(self.simulation.failed(victims, theta, outcome, message, trace, seconds))
         self.outcomes[outcome] += len(victims)
         self._stillborn = 0
         return ids[~guilty]

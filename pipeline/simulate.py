@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 
 import cluster
 from cluster.connection import Cluster
 from cluster.preflight import facts
 from pipeline.actor import DISTRIBUTIONS, PACKAGES, Job
-from pipeline.crew import Crew
+from pipeline.crew import Crew, pickled
 from pipeline.errors import PipelineError, TooManyFailed, UsageError
 from pipeline.ledger import Ledger
 from pipeline.progress import Progress
@@ -160,7 +159,7 @@ def _work(
 
 def _job(simulation: Simulation, notes: Path) -> Job:
     return Job(
-        ray.cloudpickle.dumps(simulation),
+        pickled(simulation),
         simulation.simulator.source_digest(),
         facts(PACKAGES, DISTRIBUTIONS),
         notes,

@@ -1,0 +1,242 @@
+"""Kill actors, the driver and all of Ray at random times, repeat until it ends, compare with a quiet run.
+
+    python -m benchmarks.chaos_simulate --kills 18 --workers 1 2 4
+
+Every call of the simulator leaves a line in a log, so that repeated simulations can be counted. Prints one JSON
+object; exit code 1 unless all digests are equal, each id is there once, and no more than what was in flight was
+simulated again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.connection import usable_cpus
+from pipeline.config import build
+from pipeline.run import Run
+from pipeline.session import PROBES
+from pipeline.simulate import simulate
+from pipeline.stop import stop_on_signals
+from pipeline.store import Store
+
+SIMULATOR = """
+import os, time
+from simulators import Uniform, simulator
+
+CALLS = os.environ["CHAOS_CALLS"]
+
+@simulator(prior={"mu": Uniform(-3, 3), "sigma": Uniform(0.1, 2)})
+def slow(mu, sigma, rng):
+    with open(CALLS, "ab", buffering=0) as log:
+        log.write(f"{mu!r}\\n".encode())
+    time.sleep(rng.exponential(0.04))
+    return {"x": rng.normal(mu, sigma, 10)}
+"""
+PATIENCE = 120.0  # seconds without a new simulation: hanging
+MOST_CALLS = 12  # between two kills
+
+
+@dataclass
+class Chaos:
+    """One harried run: where it is, how many workers, and what was done to it."""
+
+    folder: Path
+    workers: int
+    budget: int
+    kills: dict[str, int] = field(default_factory=lambda: {"actor": 0, "driver": 0, "ray": 0})
+    in_flight: int = 0  # simulations that the kills may have cost
+    attempts: int = 0
+    slowest_exit: float = 0.0  # seconds from a kill of Ray to the driver's end
+
+    @property
+    def run(self) -> Run:
+        return Run(self.folder / "run")
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "calls.txt"
+
+    def calls(self) -> int:
+        return self.log.read_bytes().count(b"\n") if self.log.exists() else 0
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start a driver; it is a process of its own, as in real life."""
+        self.folder.mkdir(exist_ok=True)
+        (self.folder.parent / "slow.py").write_text(SIMULATOR)
+        self.attempts += 1
+        words = ["--child", str(self.folder), "--workers", str(self.workers)]
+        words += ["--budget", str(self.budget)]
+        with open(self.folder / "driver.log", "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.chaos_simulate", *words],
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"CHAOS_CALLS": str(self.log), "OMP_NUM_THREADS": "1"},
+            )
+
+    def strike(self, driver: subprocess.Popen[bytes], rng: random.Random) -> None:
+        """Kill something after a few more simulations, or now and then while the driver starts."""
+        if rng.random() < 0.1:
+            time.sleep(rng.uniform(0, 8))
+        else:
+            self._wait_for(rng.randint(1, MOST_CALLS), driver)
+            time.sleep(rng.uniform(0, 0.06))
+        what = rng.choices(("actor", "driver", "ray"), (6, 2, 2))[0]
+        actors = [pid for pid in descendants(driver.pid) if name_of(pid).startswith("ray::Simul")]
+        if driver.poll() is not None or (what == "actor" and not actors):
+            return
+        born = (self.run.store("train") / "store.json").exists()
+        if what == "actor":
+            kill([rng.choice(actors)])
+            self.in_flight += 1 if born else PROBES
+        else:
+            kill([driver.pid] if what == "driver" else descendants(driver.pid))
+            self.in_flight += self.workers if born else PROBES + self.workers - 1
+            struck = time.monotonic()
+            driver.wait(PATIENCE)
+            self.slowest_exit = max(self.slowest_exit, time.monotonic() - struck)
+        self.kills[what] += 1
+
+    def _wait_for(self, calls: int, driver: subprocess.Popen[bytes]) -> None:
+        wanted, deadline = self.calls() + calls, time.monotonic() + PATIENCE
+        while self.calls() < wanted and driver.poll() is None:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"no simulation for {PATIENCE:g} s: see {self.folder}/driver.log")
+            time.sleep(0.002)
+
+    def go(self, kills: int, rng: random.Random) -> dict[str, Any]:
+        """Repeat the command until it ends by itself; return what came out."""
+        driver = self.start()
+        while True:
+            while driver.poll() is None and sum(self.kills.values()) < kills:
+                self.strike(driver, rng)
+            if driver.wait(600) == 0:
+                break
+            driver = self.start()
+        return self.result()
+
+    def result(self) -> dict[str, Any]:
+        store = Store.open(self.run.store("train"))
+        repeats = self.calls() - self.budget
+        return {
+            "workers": self.workers,
+            "kills": self.kills,
+            "attempts": self.attempts,
+            "digest": store.digest(),
+            "ids_once": store.ids().tolist() == list(range(self.budget)),
+            "repeated": repeats,
+            "in_flight": self.in_flight,
+            "driver_gone_s": round(self.slowest_exit, 2),
+            "shards": len(store.shards()),
+        }
+
+
+def descendants(pid: int) -> list[int]:
+    """Return all processes below one, children before grandchildren."""
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        parent = waiting.pop(0)
+        for path in Path("/proc", str(parent), "task").glob("*/children"):
+            with suppress(OSError):
+                waiting += [int(child) for child in path.read_text().split()]
+        found += [parent] if parent != pid else []
+    return found
+
+
+def name_of(pid: int) -> str:
+    with suppress(OSError):
+        return Path("/proc", str(pid), "cmdline").read_bytes().decode(errors="replace")
+    return ""
+
+
+def kill(pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def child(folder: Path, workers: int, budget: int) -> None:
+    """Be the driver of one attempt."""
+    config = build(
+        {
+            "name": "chaos",
+            "simulator": f"{folder.parent / 'slow.py'}:slow",
+            "budget": budget,
+            "simulate": {"workers": workers, "cpus": min(1.0, usable_cpus() / workers)},
+        }
+    )
+    with stop_on_signals() as stop:
+        simulate(config, Run(folder / "run"), stop=stop)
+
+
+def harry(
+    folder: Path, workers: list[int], kills: int, budget: int, seed: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Compare harried runs with a quiet one of a single worker."""
+    quiet = Chaos(folder / "quiet", 1, budget).go(0, random.Random(seed))
+    say(json.dumps(quiet))
+    runs = []
+    for number in workers:
+        chaos = Chaos(folder / f"workers-{number}", number, budget)
+        runs.append(chaos.go(kills, random.Random(seed + number)))
+        say(json.dumps(runs[-1]))
+    return {
+        "benchmark": "chaos_simulate",
+        "budget": budget,
+        "kills": sum(sum(run["kills"].values()) for run in runs),
+        "equal_digests": all(run["digest"] == quiet["digest"] for run in runs),
+        "each_id_once": all(run["ids_once"] for run in [quiet, *runs]),
+        "only_in_flight_repeated": all(run["repeated"] <= run["in_flight"] for run in runs),
+        "runs": runs,
+    }
+
+
+def holds(result: dict[str, Any]) -> bool:
+    """Whether nothing was lost, doubled or changed."""
+    return bool(
+        result["equal_digests"] and result["each_id_once"] and result["only_in_flight_repeated"]
+    )
+
+
+def main() -> None:
+    """Print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=18, help="of each run")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--budget", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--child", type=Path, help="internal")
+    given = parser.parse_args()
+    if given.child:
+        child(given.child, given.workers[0], given.budget)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="chaos-simulate-"))
+    result = harry(
+        *(folder, given.workers, given.kills, given.budget, given.seed),
+        lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    if holds(result):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        print(f"see {folder}", file=sys.stderr)
+    print(json.dumps(result))
+    sys.exit(not holds(result))
+
+
+if __name__ == "__main__":
+    main()
