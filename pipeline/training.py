@@ -23,7 +23,7 @@ from pipeline.errors import UsageError
 from pipeline.loop import Loop, Recipe, Team
 from pipeline.run import Run
 from pipeline.store import Store
-from simulators import prior_from
+from simulators import Prior, prior_from
 
 DEFAULT_STEPS = 30_000
 VALIDATIONS = 100  # of a training, unless `train.validate_every` says otherwise
@@ -121,8 +121,7 @@ class Training:
 
     def estimator(self, sample: Batch) -> estimators.Estimator:
         """Return the untrained estimator; its first weights follow from the seed."""
-        asked, prior = self.config.estimator, self.store.identity.get("prior")
-        bounds = prior_from(prior) if prior is not None else None
+        asked, bounds = self.config.estimator, self._prior()
         torch.manual_seed(mix(self.config.seed))
         try:
             return estimators.create(
@@ -137,6 +136,12 @@ class Training:
         except (LookupError, TypeError, ValueError) as error:
             message = error.args[0] if error.args else error
             raise UsageError(f"estimator {asked.name!r}: {message}") from error
+
+    def _prior(self) -> Prior | None:
+        """Return the prior that the store's parameters were drawn from, None for imported ones."""
+        simulator = self.store.identity.get("simulator", {})
+        spec = self.store.identity.get("prior") or simulator.get("prior")
+        return prior_from(spec) if spec else None
 
     def batches(self, team: Team) -> Resident | Stream:
         order = Order(self.config.seed, self.config.train.batch_size, team.rank, team.world)

@@ -19,6 +19,7 @@ from pipeline.stop import Stop
 from pipeline.store import Rows, Schema, Spool, Store
 from pipeline.train import TrainResult, train
 from pipeline.training import Training
+from simulators import Independent, Uniform
 
 N = 600
 SMALL = {"width": 16, "depth": 1}
@@ -30,9 +31,9 @@ def make_run(path, n=N, held=N):
     theta = rng.uniform(-1, 1, (n, 2))
     x = {"x": (theta + 0.1 * rng.normal(size=(n, 2)))[:, [0, 1, 1]]}
     run = Run(path)
-    spec = {"a": {"uniform": [-1, 1]}, "b": {"uniform": [-1, 1]}}
+    prior = Independent({"a": Uniform(-1, 1), "b": Uniform(-1, 1)})
     schema = Schema({"x": ("<f8", (3,))})
-    store = Store.create(run.store("train"), {"names": list(spec)}, schema, 8192)
+    store = Store.create(run.store("train"), {"simulator": {"prior": prior.spec()}}, schema, 8192)
     with store.writer() as writer, Spool(writer.spool_directory, "a", schema, 100) as spool:
         done = np.zeros(held)
         spool.append(
@@ -98,6 +99,8 @@ def test_a_training_ends_with_a_posterior_and_is_done_once(run):
     posterior = estimators.load(result.directory / "posterior")
     draws = posterior.sample({"x": np.zeros((3, 3))}, 20, seed=0)
     assert draws.shape == (3, 20, 2)
+    assert posterior.names == ("a", "b")
+    assert draws.abs().max() <= 1  # the prior's bounds
     for key in ("store_digest", "budget", "seed", "config_digest", "train_rows", "steps"):
         assert posterior.provenance[key]
     curves = json.loads((result.directory / "curves.json").read_text())
@@ -204,6 +207,7 @@ def test_killed_and_repeated_equals_uninterrupted():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_workers_give_the_curve_of_one(tmp_path):
     flow = {"name": "nsf", "arguments": {}}
     curves = []
@@ -219,8 +223,9 @@ def test_two_workers_give_the_curve_of_one(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_workers_stop_and_continue(tmp_path):
-    config = configure(workers=2, steps=3000)
+    config = configure(workers=2, steps=1000)
     run = make_run(tmp_path / "run")
     stop = Stop()
 
@@ -231,6 +236,6 @@ def test_workers_stop_and_continue(tmp_path):
         train(config, run, stop=stop, log=log)
     assert list(run.path.glob("trainings/*/state.pt"))
     result = train(config, run, stop=Stop())
-    assert result.steps == 3000
+    assert result.steps == 1000
     whole = train(config, make_run(tmp_path / "whole"), stop=Stop())
     assert same(weights(result), weights(whole))
