@@ -139,14 +139,14 @@ class Ece:
     """Coverage error of central intervals.
 
     Attributes:
-        max, mean: over the parameters. per_parameter: shape (D,).
+        max, average: over the parameters. per_parameter: shape (D,).
         null_mean, null_band: mean and 5 to 95 % range of `max` for a perfectly calibrated
         sampler on as many test sets and parameters.
     """
 
     definition: str
     max: float
-    mean: float
+    average: float
     per_parameter: np.ndarray
     null_mean: float
     null_band: np.ndarray

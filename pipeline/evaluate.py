@@ -187,10 +187,7 @@ class Evaluation:
                     "note": f"skipped: {self.simulator.name} has no reference posterior"
                 }
                 continue
-            with Progress(f"evaluate {name}", len(sets.ids), "test sets") as progress:
-                extra = _tick(metric, progress, stop)
-                value = metric(**{key: inputs[key] for key in wanted}, **extra)
-                progress.update(len(sets.ids))
+            value = _apply(name, metric, {key: inputs[key] for key in wanted}, stop)
             result[name] = _record(value) | common
             if "references" in wanted:
                 result[name]["reference"] = self.reference
@@ -302,15 +299,20 @@ def _test_store(run: Run, test: int) -> Store:
     return store
 
 
-def _tick(metric: Callable[..., Any], progress: Progress, stop: Stop) -> dict[str, Any]:
+def _apply(name: str, metric: Callable[..., Any], inputs: Mapping[str, Any], stop: Stop) -> Any:
+    """Call a metric; a slow one shows its progress and heeds a stop."""
     if "tick" not in inspect.signature(metric).parameters:
-        return {}
+        return metric(**inputs)
+    sets = len(inputs["draws"])
+    with Progress(f"evaluate {name}", sets, "test sets") as progress:
 
-    def tick(done: int) -> None:
-        stop.check("evaluate")
-        progress.update(done)
+        def tick(done: int) -> None:
+            stop.check("evaluate")
+            progress.update(done)
 
-    return {"tick": tick}
+        value = metric(**inputs, tick=tick)
+        progress.update(sets)
+    return value
 
 
 def _record(value: Any) -> dict[str, Any]:

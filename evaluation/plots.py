@@ -1,0 +1,199 @@
+"""Plots of a run, as matplotlib figures; `svg` turns one into text for a page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from evaluation.calibration import band, ecdf_difference
+
+INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+POSTERIOR, REFERENCE, BAND, WARM = "#2f6f9f", "#9aa5b1", "#dce6ee", "#c8553d"
+DOTS: dict[str, Any] = {"ms": 2.2, "alpha": 0.5, "mew": 0, "rasterized": True}
+MOST_PARAMETERS = 12  # in one plot
+MOST_PAIRS = 5
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": REFERENCE,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "legend.frameon": False,
+    "svg.hashsalt": "sbiflow",
+    "savefig.dpi": 160,
+}
+
+
+def svg(figure: Figure) -> str:
+    """Return the figure as SVG; equal figures give equal text."""
+    buffer = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def grid(count: int, width: float, height: float, columns: int = 4) -> tuple[Figure, list[Any]]:
+    """Return a figure with `count` axes of the given inches, row by row."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    with mpl.rc_context(STYLE):
+        axes = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
+    for spare in axes[count:]:
+        spare.remove()
+    return figure, axes[:count]
+
+
+def recovery(theta: np.ndarray, draws: np.ndarray, names: Sequence[str]) -> Figure:
+    """Posterior median and central 90 % interval against the true value, for every parameter.
+
+    Args:
+        theta: shape (B, D). draws: shape (B, n, D).
+    """
+    low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95], axis=1)
+    count = min(theta.shape[1], MOST_PARAMETERS)
+    figure, axes = grid(count, 3.0, 2.8)
+    for d, ax in enumerate(axes):
+        ends = [theta[:, d].min(), theta[:, d].max()]
+        ax.plot(ends, ends, color=FAINT, lw=1, ls=(0, (4, 3)))
+        ax.vlines(theta[:, d], low[:, d], high[:, d], color=POSTERIOR, lw=0.9, alpha=0.35)
+        ax.plot(theta[:, d], middle[:, d], "o", ms=3, color=POSTERIOR, mew=0)
+        residual = np.sum((theta[:, d] - middle[:, d]) ** 2)
+        spread = np.sum((theta[:, d] - theta[:, d].mean()) ** 2)
+        share = f",  R² = {1 - residual / spread:.3f}" if spread > 0 else ""
+        ax.set_title(f"{names[d]}{share}", loc="left")
+        ax.set_xlabel("true value")
+    axes[0].set_ylabel("posterior median, 90 % interval")
+    return figure
+
+
+def sbc_ecdf(fractions: np.ndarray, names: Sequence[str]) -> Figure:
+    """ECDF of the fractional ranks minus uniform, with the simultaneous 95 % band.
+
+    Args:
+        fractions: shape (B, D).
+    """
+    limits = band(len(fractions))
+    difference = ecdf_difference(fractions, limits.points)
+    z = np.concatenate([[0.0], limits.points, [1.0]])
+    count = min(fractions.shape[1], MOST_PARAMETERS)
+    figure, axes = grid(count, 3.0, 2.4)
+    for d, ax in enumerate(axes):
+        edge = [np.pad(values, 1) for values in (limits.low, limits.high)]
+        ax.fill_between(z, *edge, color=BAND, lw=0)
+        out = (difference[:, d] < limits.low - 1e-12) | (difference[:, d] > limits.high + 1e-12)
+        color = WARM if out.any() else POSTERIOR
+        ax.plot(z, np.pad(difference[:, d], 1), color=color, lw=1.4, drawstyle="steps-mid")
+        ax.axhline(0, color=FAINT, lw=0.8)
+        ax.set_title(names[d] + ("  leaves the band" if out.any() else ""), loc="left")
+        ax.set_xlabel("fractional rank")
+        ax.set_xlim(0, 1)
+    axes[0].set_ylabel("ECDF difference")
+    return figure
+
+
+def pairs(
+    draws: np.ndarray, names: Sequence[str], theta: np.ndarray, reference: np.ndarray | None = None
+) -> Figure:
+    """Draws of one test set, pair by pair, over those of the reference posterior.
+
+    Args:
+        draws: shape (n, D). theta: the true value, shape (D,). reference: shape (m, D).
+    """
+    size = min(draws.shape[1], MOST_PAIRS)
+    figure = Figure(figsize=(1.75 * size + 0.8,) * 2, layout="constrained")
+    with mpl.rc_context(STYLE):
+        axes = figure.subplots(size, size, squeeze=False)
+    both = draws if reference is None else np.concatenate([draws, reference])
+    low, high = np.quantile(both[:, :size], [0.001, 0.999], axis=0)
+    edges = list(np.linspace(low, high, 41, axis=1))
+    for i in range(size):
+        for j in range(size):
+            ax = axes[i, j]
+            if j > i:
+                ax.remove()
+                continue
+            ax.grid(False)
+            _cell(ax, draws, reference, theta, edges, i, j)
+            ax.tick_params(labelbottom=i == size - 1, labelleft=j == 0 and i > 0)
+            if i == size - 1:
+                ax.set_xlabel(names[j])
+            if j == 0 and i > 0:
+                ax.set_ylabel(names[i])
+    handles = [Patch(color=POSTERIOR, label="posterior")]
+    if reference is not None:
+        handles.append(Patch(color=REFERENCE, label="reference"))
+    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
+    return figure
+
+
+def _cell(
+    ax: Any,
+    draws: np.ndarray,
+    reference: np.ndarray | None,
+    theta: np.ndarray,
+    edges: list[np.ndarray],
+    i: int,
+    j: int,
+) -> None:
+    layers = [(draws, POSTERIOR)]
+    if reference is not None:
+        layers.insert(0, (reference, REFERENCE))
+    ax.set_xlim(edges[j][0], edges[j][-1])
+    if i == j:
+        for values, color in layers:
+            style, alpha = ("stepfilled", 0.45) if color == REFERENCE else ("step", 1.0)
+            ax.hist(values[:, j], edges[j], density=True, color=color, histtype=style, alpha=alpha)
+        ax.set_yticks([])
+        ax.spines["left"].set_visible(False)
+    else:
+        ax.set_ylim(edges[i][0], edges[i][-1])
+        for values, color in layers:
+            ax.plot(values[:, j], values[:, i], ".", color=color, **DOTS)
+        ax.axhline(theta[i], color=WARM, lw=0.8)
+    ax.axvline(theta[j], color=WARM, lw=0.8)
+
+
+def training(curves: Sequence[Mapping[str, Any]]) -> Figure:
+    """Training and validation loss against the step."""
+    figure, (ax,) = grid(1, 6.2, 2.9)
+    for name, color in (("train", REFERENCE), ("validation", POSTERIOR)):
+        rows = [(row["step"], row[name]) for row in curves if row.get(name) is not None]
+        if rows:
+            ax.plot(*np.array(rows, dtype=float).T, color=color, lw=1.4, label=name)
+    values = [row[name] for row in curves for name in ("train", "validation") if row.get(name)]
+    if values and min(values) > 0 and max(values) > 3 * min(values):
+        ax.set_yscale("log")
+    ax.set_xlabel("step")
+    ax.set_ylabel("loss")
+    ax.legend(frameon=False)
+    return figure
+
+
+def distribution(values: np.ndarray, name: str, null: float | None = None) -> Figure:
+    """Histogram of a metric over the test sets, with its mean and the value of a perfect posterior."""
+    figure, (ax,) = grid(1, 6.2, 2.9)
+    ax.hist(values, bins=min(30, max(5, len(values) // 4)), color=POSTERIOR, alpha=0.8)
+    ax.axvline(np.mean(values), color=INK, lw=1.3, label=f"mean {np.mean(values):.3f}")
+    if null is not None:
+        ax.axvline(null, color=WARM, lw=1.2, ls=(0, (4, 3)), label=f"perfect {null:g}")
+    ax.set_xlabel(name)
+    ax.set_ylabel("test sets")
+    ax.grid(axis="x", visible=False)
+    ax.legend(frameon=False)
+    return figure

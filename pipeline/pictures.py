@@ -1,0 +1,124 @@
+"""The report's pictures, from what the run directory holds; each as SVG with its caption."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from pipeline.run import Run
+from pipeline.store import Outcome, Store
+
+MOST_ROWS = 20_000  # simulations that a plot looks at
+NULLS = {"c2st": 0.5, "c2st_paper": 0.5}
+
+Picture = tuple[str, str]  # SVG, caption
+
+
+def posterior_pictures(run: Run, key: str) -> dict[str, Picture]:
+    """Return the pictures of a training and its evaluation by name; those that can be drawn."""
+    folder = run.training(key)
+    pictures = _curves(folder / "curves.json")
+    try:
+        result = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+        with np.load(folder / "evaluation" / "draws.npz") as file:
+            arrays = dict(file)
+    except (FileNotFoundError, ValueError):
+        return pictures
+    return dict(_evaluated(result, arrays)) | pictures
+
+
+def _curves(path: Any) -> dict[str, Picture]:
+    from evaluation import plots
+
+    try:
+        curves = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    if not curves:
+        return {}
+    caption = "Training and validation loss; validation uses the averaged weights."
+    return {"training": (plots.svg(plots.training(curves)), caption)}
+
+
+def _evaluated(
+    result: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> Iterator[tuple[str, Picture]]:
+    from evaluation import plots
+
+    metrics, names = result["metrics"], result["posterior"]["names"]
+    theta = arrays["theta"]
+    draws = arrays[f"draws_{result['settings']['passes'][0]}"].astype(np.float64)
+    references = arrays.get("references")
+    for name, null in NULLS.items():
+        if "values" in (record := metrics.get(name, {})):
+            figure = plots.distribution(np.array(record["values"]), name.upper(), null)
+            yield (
+                name,
+                (plots.svg(figure), f"{name.upper()} of each test set against the reference."),
+            )
+    if "fractions" in (sbc := metrics.get("sbc", {})):
+        caption = (
+            "Ranks of the true parameters among the draws: ECDF minus uniform, with the band that holds"
+            " a perfect sampler's curve in 95 % of cases."
+        )
+        yield "sbc", (plots.svg(plots.sbc_ecdf(np.array(sbc["fractions"]), names)), caption)
+    for label, index in _examples(metrics, len(theta)).items():
+        reference = None if references is None else references[index]
+        figure = plots.pairs(draws[index], names, theta[index], reference)
+        ident = int(arrays["ids"][index])
+        caption = f"Test simulation {ident}, {label}; lines mark the true parameters."
+        yield f"pairs_{label.split()[0]}", (plots.svg(figure), caption)
+    caption = "Posterior medians against true values, with central 90 % intervals."
+    yield "recovery", (plots.svg(plots.recovery(theta, draws, names)), caption)
+
+
+def _examples(metrics: Mapping[str, Any], count: int) -> dict[str, int]:
+    """Choose the test sets to show: the median and the worst by C2ST, or the first."""
+    values = metrics.get("c2st", {}).get("values")
+    if not values:
+        return {"the first": 0} if count else {}
+    order = np.argsort(values)
+    middle, last = int(order[(count - 1) // 2]), int(order[-1])
+    return {
+        f"typical (C2ST {values[middle]:.3f})": middle,
+        f"worst (C2ST {values[last]:.3f})": last,
+    }
+
+
+def simulation_pictures(
+    stores: Mapping[str, Store], counts: Mapping[str, Mapping[str, int]]
+) -> Iterator[Picture]:
+    """Yield outcomes, run times, and where in parameter space training simulations are not ok."""
+    from evaluation import plots, simulation_plots
+
+    yield plots.svg(simulation_plots.outcomes(counts)), "Outcomes, as shares of what was asked for."
+    if "train" not in stores or not counts["train"]["done"]:
+        return
+    store = stores["train"]
+    budget = counts["train"]["done"] + counts["train"]["missing"]
+    theta, seconds = _sample(store, budget)
+    failures = store.failures(budget)[:MOST_ROWS]
+    times, places = {"ok": seconds}, {}
+    for kind in Outcome:
+        rows = [row for row in failures if row.outcome == kind]
+        if rows:
+            times[kind.name.lower()] = np.array([row.seconds for row in rows])
+            places[kind.name.lower()] = np.stack([row.theta for row in rows])
+    yield plots.svg(simulation_plots.seconds(times)), "Run time of one simulation."
+    if places and len(theta):
+        caption = "Where simulations are not ok. They are left out of training, which changes the posterior there."  # fmt: skip
+        yield plots.svg(simulation_plots.failures(theta, places, store.names)), caption
+
+
+def _sample(store: Store, budget: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return parameters (n, D) and seconds (n,) of some simulations that are ok."""
+    theta, seconds = [np.zeros((0, len(store.names)))], [np.zeros(0)]
+    for view in store.shards(budget):
+        theta.append(view.column("theta"))
+        seconds.append(view.column("seconds"))
+        if sum(map(len, seconds)) >= MOST_ROWS:
+            break
+    return np.concatenate(theta)[:MOST_ROWS], np.concatenate(seconds)[:MOST_ROWS]
