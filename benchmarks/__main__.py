@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ALL = ("command", "simulate", "store_read", "step", "streaming")
+ALL = ("command", "simulators", "simulate", "store_read", "step", "streaming")
 OUTPUT = Path("runs/bench.jsonl")
 
 
