@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from simulators.tumor_spheroid.lattice import build, c_rand, search_pattern
 
 
 def neighbour_sets(ptr: np.ndarray, neighbours: np.ndarray) -> list[set[int]]:
-    return [set(neighbours[a:b].tolist()) for a, b in zip(ptr[:-1], ptr[1:], strict=True)]
+    return [set(neighbours[a:b].tolist()) for a, b in pairwise(ptr)]
 
 
 def test_shipped_lattice_is_the_originals() -> None:
@@ -74,5 +75,5 @@ def test_search_pattern_holds_the_shells_of_its_centre() -> None:
 
 @pytest.mark.parametrize("arguments", [(5, 0), (99.5, 0), (100, -1), (100, 2**31)])
 def test_bad_lattice_is_named(arguments: tuple) -> None:
-    with pytest.raises(ValueError, match="side=|lattice_seed="):
+    with pytest.raises(ValueError, match=r"side=|lattice_seed="):
         lattice(*arguments)

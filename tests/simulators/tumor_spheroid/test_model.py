@@ -113,7 +113,9 @@ def test_nothing_grows_without_divisions(model: simulators.Simulator) -> None:
 
 def test_size_rises_with_the_division_rate() -> None:
     sizes = [
-        np.mean([grown(DEFAULTS._replace(division_rate=k), s)[1].counts[state.FULL] for s in range(4)])
+        np.mean(
+            [grown(DEFAULTS._replace(division_rate=k), s)[1].counts[state.FULL] for s in range(4)]
+        )
         for k in (0.01, 0.02, 0.04, 0.08)
     ]
     assert (np.diff(sizes) > 200).all()
@@ -169,7 +171,7 @@ def test_initial_radius_follows_from_the_originals_seed() -> None:
 
 
 @numba.njit
-def lazy_history(sites, tumour, powers, parameters, filled, steps, end):  # noqa: ANN
+def lazy_history(sites, tumour, powers, parameters, filled, steps, end):
     kernel._fill_powers(powers, parameters.ecm_degradation_rate)
     for i in range(filled.size):
         tumour.owner[filled[i]] = i
