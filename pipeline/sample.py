@@ -41,17 +41,16 @@ def sample(
     import estimators
 
     posterior = estimators.load(run.training(run.latest) / "posterior")
-    single = _is_single(posterior.x_shapes, observation)
+    shapes = posterior.module.problem.x
+    single = _is_single(shapes, observation)
     x = {name: value[None] if single else value for name, value in observation.items()}
-    theta = posterior.sample(x, n, steps=steps, seed=seed).double().numpy()
+    x = _padded(shapes, x)
+    theta = posterior.sample(x, n, steps=steps, seed=seed).cpu().numpy()
     theta = theta[0] if single else theta
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        theta=theta,
-        names=np.array(posterior.names),
-        **{f"observation/{k}": v for k, v in observation.items()},
-    )
+    arrays = {f"observation/{name}": values for name, values in observation.items()}
+    arrays |= {"theta": theta, "names": np.array(posterior.names)}
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # the stubs see only allow_pickle
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part")
     part.write_bytes(buffer.getvalue())
@@ -60,22 +59,43 @@ def sample(
 
 
 def _is_single(shapes: dict[str, tuple[int, ...]], observation: dict[str, np.ndarray]) -> bool:
-    if set(shapes) != set(observation):
+    outputs = {name: shape for name, shape in shapes.items() if not _masks(shapes, name)}
+    if set(outputs) != set(observation):
         raise UsageError(
-            f"the observation holds {sorted(observation)}, the posterior needs {sorted(shapes)}"
+            f"the observation holds {sorted(observation)}, the posterior needs {sorted(outputs)}"
         )
-    ranks = set()
-    for name, shape in shapes.items():
-        got = observation[name].shape
-        if got == tuple(shape):
-            ranks.add(True)
-        elif got[1:] == tuple(shape):
-            ranks.add(False)
-        else:
-            raise UsageError(
-                f"observation {name!r} has shape {got}; valid: {tuple(shape)}"
-                f" or {('B', *shape)} for B observations"
-            )
+    ranks = {_fits(name, observation[name].shape, shapes) for name in outputs}
     if len(ranks) != 1:
         raise UsageError("some arrays hold one observation, others several")
     return ranks.pop()
+
+
+def _masks(shapes: dict[str, tuple[int, ...]], name: str) -> bool:
+    return name.endswith("_mask") and name.removesuffix("_mask") in shapes
+
+
+def _fits(name: str, got: tuple[int, ...], shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Return whether a shape is that of one observation (True) or of several (False)."""
+    shape = tuple(shapes[name])
+    ragged = f"{name}_mask" in shapes
+    for single, inner in ((True, got), (False, got[1:])):
+        shorter = ragged and len(inner) == len(shape) and inner[0] <= shape[0]
+        if inner == shape or (shorter and inner[1:] == shape[1:]):
+            return single
+    raise UsageError(
+        f"observation {name!r} has shape {got}; valid: {shape}"
+        f"{' or shorter' if ragged else ''}, or {('B', *shape)} for B observations"
+    )
+
+
+def _padded(shapes: dict[str, tuple[int, ...]], x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Bring outputs of varying length to the training's length, with their masks."""
+    result = dict(x)
+    for name, values in x.items():
+        if f"{name}_mask" in shapes:
+            longest, length = shapes[name][0], values.shape[1]
+            width = [(0, 0), (0, longest - length), *[(0, 0)] * (values.ndim - 2)]
+            result[name] = np.pad(values, width)
+            present = np.arange(longest) < length
+            result[f"{name}_mask"] = np.tile(present.astype(np.float32), (len(values), 1))
+    return result
