@@ -9,9 +9,9 @@ evaluates hands over these arrays:
     prior       (m, D)      draws of the prior
     seconds     (k,)        measured wall seconds per 1000 draws
 
-A slow metric may also take `tick=None`, a function that it calls with the number of finished test sets.
-It returns a frozen dataclass whose fields are numbers, strings or arrays, among them `definition`,
-the sentence that stands beside the number.
+A slow metric may also take `tick=None`, a function that it calls with the number of finished test
+sets. It returns a frozen dataclass whose fields are numbers, strings or arrays, among them
+`definition`, the sentence that stands beside the number.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def sbc(theta: np.ndarray, draws: np.ndarray) -> Sbc:
     out = (difference < limits.low[:, None] - 1e-12) | (difference > limits.high[:, None] + 1e-12)
     largest = np.abs(difference).max(0)
     return Sbc(
-        f"largest ECDF difference of the ranks; simultaneous {COVERAGE:.0%} band per parameter",
+        f"Largest ECDF difference of the ranks; simultaneous {COVERAGE:.0%} band per parameter",
         float(largest.max()),
         largest,
         np.logical_not(out.any(0)),

@@ -74,7 +74,7 @@ class Orders:
 
 
 def forward(weights: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return hidden activations (C, n, H), twice, and logits (C, n) of C classifiers on x (C, n, D)."""
+    """Return hidden activations, twice (C, n, H), and logits (C, n) of classifiers on x (C, n, D)."""
     W1, b1, W2, b2, W3, b3 = weights
     h1 = torch.baddbmm(b1, x, W1).relu_()
     h2 = torch.baddbmm(b2, h1, W2).relu_()

@@ -67,7 +67,7 @@ def recovery(theta: np.ndarray, draws: np.ndarray, names: Sequence[str]) -> Figu
     """
     low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95], axis=1)
     count = min(theta.shape[1], MOST_PARAMETERS)
-    figure, axes = grid(count, 3.0, 2.8)
+    figure, axes = grid(count, 2.35, 2.5)
     for d, ax in enumerate(axes):
         ends = [theta[:, d].min(), theta[:, d].max()]
         ax.plot(ends, ends, color=FAINT, lw=1, ls=(0, (4, 3)))
@@ -92,7 +92,7 @@ def sbc_ecdf(fractions: np.ndarray, names: Sequence[str]) -> Figure:
     difference = ecdf_difference(fractions, limits.points)
     z = np.concatenate([[0.0], limits.points, [1.0]])
     count = min(fractions.shape[1], MOST_PARAMETERS)
-    figure, axes = grid(count, 3.0, 2.4)
+    figure, axes = grid(count, 2.35, 2.1)
     for d, ax in enumerate(axes):
         edge = [np.pad(values, 1) for values in (limits.low, limits.high)]
         ax.fill_between(z, *edge, color=BAND, lw=0)
@@ -116,7 +116,7 @@ def pairs(
         draws: shape (n, D). theta: the true value, shape (D,). reference: shape (m, D).
     """
     size = min(draws.shape[1], MOST_PAIRS)
-    figure = Figure(figsize=(1.75 * size + 0.8,) * 2, layout="constrained")
+    figure = Figure(figsize=((4.6,) * 2 if size < 4 else (1.6 * size,) * 2), layout="constrained")
     with mpl.rc_context(STYLE):
         axes = figure.subplots(size, size, squeeze=False)
     both = draws if reference is None else np.concatenate([draws, reference])
@@ -171,7 +171,7 @@ def _cell(
 
 def training(curves: Sequence[Mapping[str, Any]]) -> Figure:
     """Training and validation loss against the step."""
-    figure, (ax,) = grid(1, 6.2, 2.9)
+    figure, (ax,) = grid(1, 4.7, 2.8)
     for name, color in (("train", REFERENCE), ("validation", POSTERIOR)):
         rows = [(row["step"], row[name]) for row in curves if row.get(name) is not None]
         if rows:
@@ -186,8 +186,8 @@ def training(curves: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def distribution(values: np.ndarray, name: str, null: float | None = None) -> Figure:
-    """Histogram of a metric over the test sets, with its mean and the value of a perfect posterior."""
-    figure, (ax,) = grid(1, 6.2, 2.9)
+    """Histogram of a metric over the test sets, with its mean and a perfect posterior's value."""
+    figure, (ax,) = grid(1, 4.7, 2.8)
     ax.hist(values, bins=min(30, max(5, len(values) // 4)), color=POSTERIOR, alpha=0.8)
     ax.axvline(np.mean(values), color=INK, lw=1.3, label=f"mean {np.mean(values):.3f}")
     if null is not None:

@@ -21,9 +21,9 @@ import numpy as np
 
 from evaluation.score import ParameterScores, Scores
 
-RMSE = "root of the mean squared error over draws, then mean over test sets and parameters"
+RMSE = "Root of the mean squared error over draws, then mean over test sets and parameters"
 NRMSE = "RMSE of each parameter in units of its prior's standard deviation, then mean"
-MAE = "mean absolute error over draws, test sets and parameters"
+MAE = "Mean absolute error over draws, test sets and parameters"
 PAPER = "CMPE paper's tumor 'RMSE': mean absolute error / |mean of all parameters|"
 
 

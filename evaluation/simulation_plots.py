@@ -24,7 +24,7 @@ LINES = 5  # parameters whose share of failures is drawn
 
 def outcomes(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     """Simulations by outcome, as shares of what was asked for, one bar for each stream."""
-    figure, (ax,) = grid(1, 6.2, 0.55 + 0.45 * len(counts))
+    figure, (ax,) = grid(1, 4.7, 0.9 + 0.5 * len(counts))
     for row, (stream, numbers) in enumerate(counts.items()):
         total = max(1, sum(numbers.get(kind, 0) for kind in COLORS))
         left = 0.0
@@ -47,7 +47,7 @@ def outcomes(counts: Mapping[str, Mapping[str, int]]) -> Figure:
 
 def seconds(times: Mapping[str, np.ndarray]) -> Figure:
     """Histogram of the seconds that a simulation took, by outcome."""
-    figure, (ax,) = grid(1, 6.2, 2.6)
+    figure, (ax,) = grid(1, 4.7, 2.6)
     known = {kind: values[values > 0] for kind, values in times.items()}
     known = {kind: values for kind, values in known.items() if len(values)}
     if known:

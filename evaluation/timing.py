@@ -29,7 +29,7 @@ def seconds_per_1000(seconds: np.ndarray) -> Timing:
         observations, shape (k,).
     """
     return Timing(
-        "wall seconds per 1000 draws of one observation, measured on the evaluation's own draws",
+        "Wall seconds per 1000 draws of one observation, measured on the evaluation's own draws",
         float(np.mean(seconds)),
         float(np.min(seconds)),
         float(np.median(seconds)),

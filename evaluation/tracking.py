@@ -99,7 +99,7 @@ def publish(
 
 
 def check_uri(uri: str) -> None:
-    """Refuse an address whose meaning depends on the working directory, and MLflow's former file store."""
+    """Refuse an address that depends on the working directory, and MLflow's former file store."""
     scheme, colon, rest = uri.partition(":")
     valid = "valid: sqlite:////absolute/path.db, http://127.0.0.1:5000, ..."
     if not colon or "/" in scheme or scheme == "file":

@@ -1,7 +1,7 @@
 """The evaluation stage: draws for every test simulation, the reference posterior, the metrics.
 
-Everything random follows from `evaluate.seed`. What decides the numbers is kept beside them, so that a
-repeat finds them.
+Everything random follows from `evaluate.seed`. What decides the numbers is kept beside them, so that
+a repeat finds them.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class TestSets:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Posterior draws (B, n, D) with some number of passes, and seconds per 1000 draws of each block."""
+    """Posterior draws (B, n, D) by some number of passes; seconds per 1000 draws of each block."""
 
     passes: int | None
     draws: np.ndarray
@@ -141,7 +141,7 @@ class Evaluation:
         return result if same else None
 
     def references(self, sets: TestSets, stop: Stop) -> np.ndarray | None:
-        """Draw from the reference posterior, shape (B, n, D), if there is one and a metric wants it."""
+        """Draw from the reference posterior (B, n, D), if there is one and a metric wants it."""
         wanted = any("references" in evaluation.needs(metric) for metric in self.metrics.values())
         if self.reference is None or not wanted:
             return None

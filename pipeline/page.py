@@ -21,7 +21,7 @@ p { margin: 0 0 10px; max-width: 78ch; } .lead { color: var(--soft); font-size: 
 .note, figcaption { color: var(--faint); font-size: 13px; }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 12px;
           padding: 24px 28px; margin-top: 22px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(232px, 1fr)); gap: 16px;
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 16px;
          margin-top: 26px; }
 .card { background: var(--paper); border: 1px solid var(--line); border-radius: 12px;
         padding: 18px 20px; }
@@ -31,16 +31,18 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
 .card .value small { font-size: 16px; font-weight: 500; color: var(--faint); }
 .card .note { font-size: 12.5px; line-height: 1.45; }
 .figures { display: flex; flex-wrap: wrap; gap: 22px 28px; }
-figure { margin: 0; flex: 0 1 auto; max-width: 100%; } figure img { max-width: 100%; display: block; }
-figcaption { margin-top: 6px; max-width: 62ch; }
+figure { margin: 0; flex: 0 1 auto; max-width: 100%; }
+figure img { max-width: 100%; display: block; }
+figcaption { margin-top: 6px; width: 0; min-width: 100%; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
 th { text-align: left; color: var(--faint); font-weight: 560; white-space: nowrap; }
 th, td { padding: 7px 18px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-tr:last-child td { border-bottom: 0; } td { font-variant-numeric: tabular-nums; }
-tr.mark td { font-weight: 600; } td.text { color: var(--soft); }
+tr:last-child td { border-bottom: 0; } td { font-variant-numeric: tabular-nums; white-space: nowrap; }
+tr.mark td { font-weight: 600; } td.text { color: var(--soft); white-space: normal; }
 code, pre { font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 code { background: var(--ground); padding: 1px 5px; border-radius: 5px; overflow-wrap: anywhere; }
-pre { background: var(--ground); padding: 14px 16px; border-radius: 8px; overflow-x: auto; margin: 6px 0; }
+pre { background: var(--ground); padding: 14px 16px; border-radius: 8px; overflow-x: auto;
+      margin: 6px 0; }
 details summary { cursor: pointer; color: var(--accent); font-size: 13.5px; margin: 6px 0; }
 @media print { body { background: #fff; } section, .card { break-inside: avoid; } }
 """
@@ -48,7 +50,7 @@ details summary { cursor: pointer; color: var(--accent); font-size: 13.5px; marg
 
 @dataclass(frozen=True)
 class Card:
-    """A headline figure: `value` with a softer `extra` behind it, and the sentence that defines it."""
+    """A headline figure: `value`, a softer `extra` behind it, and the sentence that defines it."""
 
     label: str
     value: str

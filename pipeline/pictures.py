@@ -27,7 +27,14 @@ def posterior_pictures(run: Run, key: str) -> dict[str, Picture]:
             arrays = dict(file)
     except (FileNotFoundError, ValueError):
         return pictures
-    return dict(_evaluated(result, arrays)) | pictures
+    found = dict(_evaluated(result, arrays)) | pictures
+    return {name: found[name] for name in sorted(found, key=_place)}
+
+
+def _place(name: str) -> int:
+    """Return where on the page a picture stands: draws first, then calibration, then the rest."""
+    order = ("pairs", "sbc", "recovery", "c2st", "training")
+    return next((i for i, start in enumerate(order) if name.startswith(start)), len(order))
 
 
 def _curves(path: Any) -> dict[str, Picture]:
@@ -61,8 +68,8 @@ def _evaluated(
             )
     if "fractions" in (sbc := metrics.get("sbc", {})):
         caption = (
-            "Ranks of the true parameters among the draws: ECDF minus uniform, with the band that holds"
-            " a perfect sampler's curve in 95 % of cases."
+            "Ranks of the true parameters among the draws: ECDF minus uniform. The band holds a perfect"
+            " sampler's whole curve in 95 % of cases."
         )
         yield "sbc", (plots.svg(plots.sbc_ecdf(np.array(sbc["fractions"]), names)), caption)
     for label, index in _examples(metrics, len(theta)).items():
@@ -109,7 +116,10 @@ def simulation_pictures(
             places[kind.name.lower()] = np.stack([row.theta for row in rows])
     yield plots.svg(simulation_plots.seconds(times)), "Run time of one simulation."
     if places and len(theta):
-        caption = "Where simulations are not ok. They are left out of training, which changes the posterior there."  # fmt: skip
+        caption = (
+            "Where simulations are not ok. They are left out of training, which changes the posterior"
+            " there."
+        )
         yield plots.svg(simulation_plots.failures(theta, places, store.names)), caption
 
 

@@ -1,7 +1,7 @@
 """Draws of the reference posterior for the test simulations, in parallel where one takes long.
 
-They follow from the test simulations and a seed alone and serve every training of a run, so they are kept in
-`RUN/references`.
+They follow from the test simulations and a seed alone and serve every training of a run, so they are
+kept in `RUN/references`.
 """
 
 from __future__ import annotations

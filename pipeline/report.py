@@ -134,6 +134,9 @@ def _cards(facts: Facts) -> Iterator[Card]:
         low, high = ece["null_band"]
         band = f"perfect sampler {low:.3f} to {high:.3f}"
         yield Card("MaxECE", f"{ece['max']:.3f}", "", f"{_verdict(ece)} {band}. {_how(ece)}")
+    if "inside" in (sbc := metrics.get("sbc", {})):
+        inside, count = sum(sbc["inside"]), len(sbc["inside"])
+        yield Card("SBC", f"{inside} of {count}", "parameters in the band", _how(sbc))
     if "mean" in (rmse := metrics.get("rmse", {})):
         yield Card("RMSE", f"{rmse['mean']:.3g}", _sem(rmse), _how(rmse))
     if "mean" in (speed := metrics.get("seconds", {})):
@@ -163,7 +166,7 @@ def _how(record: Mapping[str, Any]) -> str:
     if record.get("reference"):
         parts.append(f"reference: {record['reference']}")
     definition = record.get("definition", "")
-    return f"{definition[:1].upper()}{definition[1:]} ({', '.join(parts)})."
+    return f"{definition} ({', '.join(parts)})."
 
 
 def _verdict(ece: Mapping[str, Any]) -> str:
@@ -213,7 +216,8 @@ def _per_parameter(facts: Facts) -> Iterator[list[str]]:
 
 
 def _trainings(facts: Facts) -> str:
-    names = [n for n in ("c2st", "mmd", "rmse", "ece", "seconds") if any(n in t.metrics for t in facts.trainings)]  # fmt: skip
+    known = {name for training in facts.trainings for name in training.metrics}
+    names = [name for name in ("c2st", "mmd", "rmse", "ece", "seconds") if name in known]
     rows, mark = [], None
     for number, training in enumerate(facts.trainings):
         if training is facts.latest:
@@ -241,8 +245,8 @@ def _simulations(facts: Facts) -> str:
     rows = []
     for stream, counts in facts.counts.items():
         bad = sum(counts[kind] for kind in KINDS)
-        numbers = (counts["done"] + counts["missing"], counts["ok"])
-        numbers += (*(counts[kind] for kind in KINDS), counts["missing"])
+        asked = counts["done"] + counts["missing"]
+        numbers = [asked, counts["ok"], *(counts[kind] for kind in KINDS), counts["missing"]]
         rows.append([stream, *map(_count, numbers), _share(bad, counts["done"])])
     pictures = simulation_pictures(facts.stores, facts.counts)
     return page.section("Simulations", page.table(head, rows), page.figures(pictures))
@@ -319,8 +323,9 @@ def _passes_of(metrics: Mapping[str, Any]) -> str:
 
 
 def _names(facts: Facts) -> list[str]:
-    names: list[str] = facts.latest.evaluated["posterior"]["names"] if facts.metrics and facts.latest else []  # fmt: skip
-    return names
+    if facts.latest is None or not facts.metrics:
+        return []
+    return list(facts.latest.evaluated["posterior"]["names"])
 
 
 def _count(number: int) -> str:

@@ -1,8 +1,8 @@
 """Tracking: what the run directory holds, told to MLflow.
 
-Tracking live is this very replay at the end of a stage, so a run that is brought in later, on another
-machine, gives the same numbers. Every training is one MLflow run; before the first there is one that
-holds the simulations.
+Tracking live is this very replay at the end of a stage, so a run that is brought in later, on
+another machine, gives the same numbers. Every training is one MLflow run; before the first there is
+one that holds the simulations.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def ui(run: Run, port: int) -> None:
 
 @dataclass(frozen=True)
 class History:
-    """The run's past: its journal and what the trainings left. `folder` takes files made for the server."""
+    """The run's past: its journal and what the trainings left. `folder` takes files to upload."""
 
     run: Run
     folder: Path
@@ -84,7 +84,7 @@ class History:
 
     @cached_property
     def identity(self) -> str:
-        """A name of this run that is the same wherever its directory lies: a hash of its first event."""
+        """A name of this run, the same wherever its directory lies: a hash of its first event."""
         first = self.events[0] if self.events else read(self.run.config)
         return hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -1,0 +1,166 @@
+"""The evaluation stage on a small real run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import evaluation
+from evaluation.journal import Journal
+from pipeline.errors import PipelineError, Stopped, UsageError
+from pipeline.evaluate import evaluate, numbers
+from pipeline.stop import Stop
+
+
+def run_stage(done: Any, *words: str, **extra: Any) -> dict[str, Any]:
+    return evaluate(done.configure(*words), done.run, stop=Stop(), **extra)
+
+
+def test_numbers_and_how_they_were_measured(finished: Any) -> None:
+    result = run_stage(finished)
+    c2st = result["metrics"]["c2st"]
+    assert 0.5 < c2st["mean"] < 1
+    assert c2st["mean"] == pytest.approx(np.mean(c2st["values"]))
+    assert c2st["sem"] == pytest.approx(np.std(c2st["values"], ddof=1) / np.sqrt(c2st["n"]))
+    assert (c2st["draws"], c2st["passes"], c2st["reference"]) == (60, 3, "exact")
+    assert c2st["n"] == result["failed_share"]["test"]["ok"] < 30
+    assert c2st["definition"].startswith("sbibm")
+    assert set(result["metrics"]) == {"c2st", "mmd", "rmse", "sbc", "ece", "seconds"}
+    ece = result["metrics"]["ece"]
+    assert ece["null_band"][0] < ece["null_band"][1]
+    assert result["metrics"]["seconds"]["mean"] > 0
+    assert result["failed_share"]["train"]["share"] > 0.02
+    assert result["posterior"]["key"] == finished.run.latest
+    assert len(result["posterior"]["digest"]) == 64
+
+
+def test_what_is_written_is_what_was_measured(finished: Any) -> None:
+    result = run_stage(finished)
+    folder = finished.run.training(finished.run.latest) / "evaluation"
+    assert json.loads((folder / "metrics.json").read_text()) == result
+    with np.load(folder / "draws.npz") as arrays:
+        metric = evaluation.load("rmse")
+        again = metric(arrays["theta"], arrays["draws_3"].astype(float))
+        assert result["metrics"]["rmse"]["mean"] == again.mean
+        assert arrays["references"].shape == arrays["draws_3"].shape
+        scores = evaluation.load("mmd")(arrays["references"], arrays["draws_3"].astype(float))
+        assert result["metrics"]["mmd"]["values"] == scores.values.tolist()
+
+
+def test_the_reference_itself_would_be_perfect(finished: Any) -> None:
+    run_stage(finished, "evaluate.draws=300", "evaluate.metrics=[mmd]")
+    folder = finished.run.training(finished.run.latest) / "evaluation"
+    with np.load(folder / "draws.npz") as arrays:
+        theta, references = arrays["theta"], arrays["references"]
+    # dropping failed simulations cuts the prior, so only the middle is exactly calibrated
+    inside = (theta[:, 0] < 1) & (theta[:, 1] > -1.5)
+    assert evaluation.load("sbc")(theta[inside], references[inside]).inside.all()
+
+
+def test_a_repeat_does_nothing_and_another_setting_measures_again(finished: Any) -> None:
+    first = run_stage(finished, log=finished.log("evaluate"))
+    path = finished.run.training(finished.run.latest) / "evaluation" / "metrics.json"
+    before = path.stat().st_mtime_ns
+    assert run_stage(finished, log=finished.log("evaluate")) == first
+    assert path.stat().st_mtime_ns == before
+    told = [e for e in Journal(finished.run.journal).read() if e.get("event") == "evaluated"]
+    assert len(told) == 1
+    assert told[0]["passes"]["3"] == numbers(first["metrics"])
+    other = run_stage(finished, "evaluate.seed=1")
+    assert other["settings"]["seed"] == 1
+    assert other["metrics"]["rmse"]["mean"] != first["metrics"]["rmse"]["mean"]
+
+
+def test_equal_settings_give_equal_numbers(finished: Any) -> None:
+    first = run_stage(finished)
+    path = finished.run.training(finished.run.latest) / "evaluation" / "metrics.json"
+    path.unlink()
+    again = run_stage(finished)
+    for result in (first, again):
+        del result["seconds"], result["metrics"]["seconds"]
+    assert again == first
+
+
+def test_references_are_kept_and_serve_again(finished: Any) -> None:
+    run_stage(finished, "evaluate.metrics=[mmd]")
+    (file,) = (finished.run.path / "references").glob("exact-*.npz")
+    before = file.stat().st_mtime_ns
+    run_stage(finished, "evaluate.metrics=[mmd, rmse]")
+    assert file.stat().st_mtime_ns == before
+    result = run_stage(finished, "evaluate.metrics=[mmd]", "evaluate.reference=wide")
+    assert result["metrics"]["mmd"]["reference"] == "wide"
+    assert len(list((finished.run.path / "references").iterdir())) == 2
+
+
+def test_several_passes(finished: Any) -> None:
+    result = run_stage(finished, "evaluate.passes=[2, 5]", "evaluate.metrics=[rmse, mmd]")
+    assert result["metrics"]["mmd"]["passes"] == 2
+    assert [one["passes"] for one in result["sweep"]] == [5]
+    assert result["sweep"][0]["metrics"]["mmd"]["mean"] != result["metrics"]["mmd"]["mean"]
+
+
+def test_without_a_reference_the_others_are_measured(finished: Any) -> None:
+    path, _, _ = finished.config.simulator.name.rpartition(":")
+    source = Path(path).read_text()
+    bare = finished.run.path.parent / "bare.py"
+    bare.write_text(source.replace(', references={"exact": exact, "wide": wide}', ""))
+    result = run_stage(finished, f"simulator.name={bare}:gaussian")
+    assert "no reference posterior" in result["metrics"]["c2st"]["note"]
+    assert "mean" not in result["metrics"]["c2st"]
+    assert result["metrics"]["rmse"]["mean"] > 0
+    assert result["settings"]["reference"] is None
+
+
+def test_an_estimator_without_a_choice_of_passes(finished: Any) -> None:
+    from pipeline.train import train
+
+    config = finished.configure("estimator={name: nsf}", "train.steps=5", "evaluate.metrics=[rmse]")
+    train(config, finished.run, stop=Stop())
+    result = evaluate(config, finished.run, stop=Stop())
+    assert result["posterior"]["estimator"] == "nsf"
+    assert result["metrics"]["rmse"]["passes"] is None
+
+
+def test_an_older_training_can_be_named(finished: Any) -> None:
+    key = finished.run.latest
+    finished.run.write_latest("another")
+    assert run_stage(finished, "evaluate.metrics=[rmse]", key=key)["posterior"]["key"] == key
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("evaluate.reference=exakt", r"evaluate.reference = 'exakt': .* has exact, wide"),
+        ("evaluate.metrics=[c2ts]", "unknown metric 'c2ts'; did you mean 'c2st'"),
+        ("test=31", "test=31: 1 simulations are missing"),
+        ("test=0", "no test simulations"),
+    ],
+)
+def test_bad_settings_are_named(finished: Any, word: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        run_stage(finished, word)
+    folder = finished.run.training(finished.run.latest) / "evaluation"
+    assert not folder.exists()
+
+
+def test_a_stop_leaves_nothing_half(finished: Any) -> None:
+    stop = Stop()
+    stop.request("SIGTERM")
+    with pytest.raises(Stopped):
+        evaluate(finished.config, finished.run, stop=stop)
+    assert not (finished.run.training(finished.run.latest) / "evaluation").exists()
+
+
+def test_a_reference_that_fails_names_the_simulation(finished: Any) -> None:
+    path, _, _ = finished.config.simulator.name.rpartition(":")
+    broken = finished.run.path.parent / "broken.py"
+    text = (
+        Path(path).read_text().replace("return 0.8", 'raise ValueError("no draws")\n    return 0.8')
+    )
+    broken.write_text(text)
+    with pytest.raises(PipelineError, match=r"'exact' for test simulation \d+: no draws"):
+        run_stage(finished, f"simulator.name={broken}:gaussian")
