@@ -84,7 +84,7 @@ class Train(_Strict):
     walltime: float | None = Field(None, gt=0)  # seconds, then commit and leave with exit code 4
     amp: bool = False
     in_memory: bool | None = None
-    threads: int | None = Field(None, ge=1)
+    threads: int = Field(1, ge=1)  # of each worker; more pay only for large networks on idle cores
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +27,6 @@ from pipeline.run import Run, write_whole
 from pipeline.stop import Stop
 from pipeline.training import Training
 
-MOST_THREADS = 4  # more do not help networks of this size
 DONE, POSTERIOR = "done.json", "posterior"
 
 
@@ -136,7 +134,7 @@ def fit_here(training: Training, stop: Stop, emit: Callable[[Event], None]) -> s
         raise UsageError("train.gpu=true, but this machine has no GPU that torch can use")
     team = Team(device="cuda" if settings.gpu else "cpu")
     with torch.random.fork_rng():
-        torch.set_num_threads(settings.threads or min(len(os.sched_getaffinity(0)), MOST_THREADS))
+        torch.set_num_threads(settings.threads)
         try:
             return fit(training, team, lambda: stop.reason, emit)
         finally:

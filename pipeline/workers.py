@@ -103,7 +103,7 @@ def _work(given: dict[str, Any]) -> tuple[str, str]:
     config: Config = given["config"]
     training = Training(config, Run(Path(given["run"])))
     rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(_threads(config))
+    torch.set_num_threads(config.train.threads)
     device = "cuda" if config.train.gpu else "cpu"
     with (training.directory / EVENTS).open("a", encoding="utf-8") as file:
 
@@ -136,13 +136,6 @@ def _forward(path: Path, start: int, emit: Callable[[Event], None]) -> int:
     for line in content[:end].splitlines():
         emit(json.loads(line))
     return start + end
-
-
-def _threads(config: Config) -> int:
-    """Return the threads of one rank: as asked, or its share of the cores of a machine."""
-    if config.train.threads is not None:
-        return config.train.threads
-    return max(1, (os.cpu_count() or 1) // config.train.workers)
 
 
 def _resources(config: Config) -> dict[str, float]:
