@@ -73,6 +73,10 @@ class Chaos:
     def calls(self) -> int:
         return self.log.read_bytes().count(b"\n") if self.log.exists() else 0
 
+    def done(self) -> int:
+        path = self.run.store("train")
+        return Store.open(path).counts()["done"] if (path / "store.json").exists() else 0
+
     def start(self) -> subprocess.Popen[bytes]:
         """Start a driver; it is a process of its own, as in real life."""
         self.folder.mkdir(exist_ok=True)
@@ -88,18 +92,18 @@ class Chaos:
                 env=os.environ | {"CHAOS_CALLS": str(self.log), "OMP_NUM_THREADS": "1"},
             )
 
-    def strike(self, driver: subprocess.Popen[bytes], rng: random.Random) -> None:
+    def strike(self, driver: subprocess.Popen[bytes], rng: random.Random, fresh: bool) -> None:
         """Kill something after a few more simulations, or now and then while the driver starts."""
-        if rng.random() < 0.1:
-            time.sleep(rng.uniform(0, 8))
-        else:
-            self._wait_for(rng.randint(1, MOST_CALLS), driver)
-            time.sleep(rng.uniform(0, 0.06))
+        if fresh and rng.random() < 0.3:
+            self._wait_for(1, driver, rng.uniform(0, 10))
+        elif not self._wait_for(rng.randint(1, MOST_CALLS), driver, PATIENCE):
+            raise SystemExit(f"no simulation for {PATIENCE:g} s: see {self.folder}/driver.log")
+        time.sleep(rng.uniform(0, 0.06))
         what = rng.choices(("actor", "driver", "ray"), (6, 2, 2))[0]
         actors = [pid for pid in descendants(driver.pid) if name_of(pid).startswith("ray::Simul")]
         if driver.poll() is not None or (what == "actor" and not actors):
             return
-        born = (self.run.store("train") / "store.json").exists()
+        born = self.done() > 0  # before, the first few simulations are held back
         if what == "actor":
             kill([rng.choice(actors)])
             self.in_flight += 1 if born else PROBES
@@ -111,19 +115,23 @@ class Chaos:
             self.slowest_exit = max(self.slowest_exit, time.monotonic() - struck)
         self.kills[what] += 1
 
-    def _wait_for(self, calls: int, driver: subprocess.Popen[bytes]) -> None:
-        wanted, deadline = self.calls() + calls, time.monotonic() + PATIENCE
+    def _wait_for(self, calls: int, driver: subprocess.Popen[bytes], patience: float) -> bool:
+        """Wait for so many more calls or the driver's end; False if neither came."""
+        wanted, deadline = self.calls() + calls, time.monotonic() + patience
         while self.calls() < wanted and driver.poll() is None:
             if time.monotonic() > deadline:
-                raise SystemExit(f"no simulation for {PATIENCE:g} s: see {self.folder}/driver.log")
+                return False
             time.sleep(0.002)
+        return True
 
     def go(self, kills: int, rng: random.Random) -> dict[str, Any]:
         """Repeat the command until it ends by itself; return what came out."""
         driver = self.start()
         while True:
+            fresh = True
             while driver.poll() is None and sum(self.kills.values()) < kills:
-                self.strike(driver, rng)
+                self.strike(driver, rng, fresh)
+                fresh = False
             if driver.wait(600) == 0:
                 break
             driver = self.start()

@@ -55,7 +55,8 @@ def attach(alive: Callable[[], bool], **options: Any) -> Iterator[Cluster]:
                 **options,
             )
         except (RuntimeError, ConnectionError, TimeoutError, ValueError) as error:
-            raise ConnectionError(f"cannot start or reach Ray: {error}") from error
+            reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+            raise ConnectionError(f"cannot start or reach Ray: {reason}") from error
     try:
         yield _describe(alive)
     finally:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cluster.connection import PATIENCE, Cluster, attach
+
+KNOCK = 10.0  # seconds for the head node to accept a connection
 
 
 @contextmanager
@@ -13,24 +16,37 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
     """Connect to the Ray at `address` ("host:port", or "auto" for one on this machine); see `cluster.connect`.
 
     Raises:
-        ValueError: no address was given.
+        ValueError: no address was given, or it is none.
         ConnectionError: nothing answers there.
     """
     if not address:
         raise ValueError(
             "cluster.address is missing: the backend 'existing' needs 'host:port', or 'auto'"
         )
+    if address != "auto":
+        _knock(address)
     with attach(_head_answers, address=address) as found:
         yield found
 
 
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or "/" in host:
+        raise ValueError(f"cluster.address = {address!r}: valid are 'host:port' and 'auto'")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
+    except OSError as error:
+        raise ConnectionError(f"no Ray answers at {address}: {error}") from error
+
+
 def _head_answers() -> bool:
     from ray._private import worker
+    from ray.exceptions import RayError
 
+    client = worker.global_worker.gcs_client
     try:
-        worker.global_worker.gcs_client.internal_kv_exists(
-            b"sbiflow", namespace=None, timeout=PATIENCE
-        )
-    except Exception:  # whatever the transport raises, the head did not answer
+        client.internal_kv_exists(b"sbiflow", namespace=None, timeout=PATIENCE)
+    except (RayError, OSError):
         return False
     return True

@@ -29,6 +29,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
             "use cluster.backend=existing"
         )
     with (
+        _loopback(),
         _folder() as folder,
         attach(
             _daemons_alive,
@@ -40,6 +41,24 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
         ) as found,
     ):
         yield found
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Make Ray use 127.0.0.1, which it otherwise replaces by an address that other machines reach.
+
+    The same switch is a variable for Ray's daemons and a constant here, where Ray may be imported already.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        os.environ.pop(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, None)
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

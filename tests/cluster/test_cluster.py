@@ -1,0 +1,163 @@
+"""Backends by name, a local Ray that leaves nothing behind, and the comparison of a worker's code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import cluster
+from cluster.connection import Cluster
+from cluster.preflight import Facts, differences, facts, source_digest
+
+
+def test_backends_are_listed_in_order():
+    assert cluster.available() == sorted(cluster.BACKENDS) == ["existing", "local"]
+
+
+def test_an_unknown_backend_is_named_with_a_close_match():
+    with pytest.raises(LookupError, match=r"'locl'; did you mean 'local'"):
+        cluster.connect("locl")
+
+
+def test_an_address_belongs_to_the_existing_backend():
+    with pytest.raises(ValueError, match="no meaning"), cluster.connect("local", "127.0.0.1:1"):
+        pass
+    with pytest.raises(ValueError, match="address is missing"), cluster.connect("existing"):
+        pass
+
+
+def test_an_address_where_nothing_answers_fails_at_once():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with (
+            pytest.raises(ConnectionError, match=f"no Ray answers at {address}"),
+            cluster.connect("existing", address),
+        ):
+            pass
+    with pytest.raises(ValueError, match="host:port"), cluster.connect("existing", "ray://a:1"):
+        pass
+
+
+def test_room_is_what_cores_and_memory_allow():
+    rays = Cluster(cpus=4, memory=8e9, nodes=1, alive=lambda: True)
+    assert rays.room(1, None) == 4
+    assert rays.room(0.5, None) == 8
+    assert rays.room(1, 3e9) == 2
+    assert rays.room(8, None) == 0
+
+
+DRIVER = """
+import signal, time, cluster, ray
+handler = lambda *_: None
+signal.signal(signal.SIGTERM, handler)
+with cluster.connect("local", cpus=1) as rays:
+    assert signal.getsignal(signal.SIGTERM) is handler
+    with cluster.connect("local") as same:
+        assert same.cpus == rays.cpus == 1 and same.alive()
+    assert rays.alive()
+    assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")
+    print("ready", flush=True)
+    time.sleep(120)
+"""
+
+
+def daemons(pid: int) -> list[str]:
+    """Return the command lines of everything that uses the Ray folder of a process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if f"/{pid}/session_" in line:
+            found.append(line.replace("\0", " "))
+    return found
+
+
+@pytest.mark.chaos
+def test_nothing_outlives_a_killed_driver():
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True)
+    try:
+        assert driver.stdout.readline() == "ready\n"
+        assert daemons(driver.pid)
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    deadline = time.monotonic() + 20
+    while daemons(driver.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert daemons(driver.pid) == []
+
+
+EXISTING = """
+import os, sys
+import ray, cluster
+with cluster.connect("existing", sys.argv[1]) as rays:
+    assert rays.cpus == 1 and rays.nodes == 1 and rays.alive(), rays
+    print(ray.get(ray.remote(os.getppid).remote()) > 0)
+"""
+HEAD = """
+import sys, time, cluster, ray
+with cluster.connect("local", cpus=1):
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.chaos
+def test_a_running_ray_is_used_by_its_address():
+    head = subprocess.Popen(
+        [sys.executable, "-c", HEAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        address = head.stdout.readline().strip()
+        guest = [sys.executable, "-c", EXISTING, address]
+        alike = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}  # as its head
+        done = subprocess.run(
+            guest, capture_output=True, text=True, timeout=120, check=False, env=os.environ | alike
+        )
+        assert done.stdout == "True\n", done.stderr
+    finally:
+        head.communicate(timeout=60)
+    assert head.returncode == 0
+    assert daemons(head.pid) == []
+
+
+def package(folder: Path, text: str) -> Path:
+    folder.mkdir()
+    (folder / "__init__.py").write_text(text)
+    return folder
+
+
+def test_a_source_digest_follows_names_and_contents(tmp_path):
+    first = source_digest(package(tmp_path / "a", "x = 1\n"))
+    assert source_digest(package(tmp_path / "b", "x = 1\n")) == first
+    assert source_digest(package(tmp_path / "c", "x = 2\n")) != first
+    (tmp_path / "b" / "more.py").write_text("")
+    assert source_digest(tmp_path / "b") != first
+
+
+def test_a_process_is_like_itself():
+    mine = facts(["cluster", "pipeline"], ["numpy", "ray"])
+    assert set(mine.packages) == {"cluster", "pipeline"}
+    assert Path(mine.packages["cluster"][0]) == Path(cluster.__file__).parent
+    assert differences(mine, mine) == []
+
+
+def test_differences_name_node_place_digests_and_versions():
+    driver = Facts("here", {"simulators": ("/a/simulators", "1" * 64)}, {"numpy": "2.4.0"})
+    worker = Facts("there", {"simulators": ("/b/simulators", "2" * 64)}, {"numpy": "2.3.9"})
+    code, version = differences(driver, worker)
+    assert "there" in code
+    assert "/b/simulators (222222222222)" in code
+    assert "/a/simulators (111111111111)" in code
+    assert version == "numpy on there is 2.3.9, the driver's is 2.4.0"
+    assert "absent" in differences(driver, Facts("there", {}, {"numpy": "2.4.0"}))[0]
