@@ -7,6 +7,7 @@ what is missing, so that a repeat adds nothing, and a run that was cut short is 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +16,14 @@ from typing import Any, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-KEY_LENGTH, VALUE_LENGTH, TAG_LENGTH = 250, 6000, 5000  # MLflow's limits
+KEY_LENGTH, VALUE_LENGTH, TAG_LENGTH, DIGEST_LENGTH = 250, 6000, 5000, 36  # MLflow's limits
 METRICS, PARAMS, TAGS = 1000, 100, 100  # of one batch
-KEY_TAG = "sbiflow.key"
+KEY_TAG, FILES_TAG = "sbiflow.key", "sbiflow.artefacts"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # which pages the UI shows first
 Item = TypeVar("Item")
 
 
@@ -47,6 +49,7 @@ class Record:
         key: identifies the run on every server.
         parameters: fixed once they are there.
         artefacts: files, each under the folder where it is kept ("" is the top).
+        data: what it was made from: name, digest and place of each data set.
         start, end: milliseconds since 1970; end is None while it goes on.
     """
 
@@ -56,6 +59,7 @@ class Record:
     tags: Mapping[str, str]
     points: Sequence[Point]
     artefacts: Sequence[tuple[Path, str]]
+    data: Sequence[tuple[str, str, str]]
     start: int
     end: int | None = None
 
@@ -115,7 +119,7 @@ def _experiment(client: MlflowClient, name: str, artefacts: Path | None) -> str:
     if found is not None:
         return str(found.experiment_id)
     location = artefacts.resolve().as_uri() if artefacts else None
-    return str(client.create_experiment(name, artifact_location=location))
+    return str(client.create_experiment(name, artifact_location=location, tags=KIND))
 
 
 def _publish(client: MlflowClient, experiment: str, record: Record, added: Added) -> None:
@@ -147,8 +151,8 @@ def _publish(client: MlflowClient, experiment: str, record: Record, added: Added
     added.parameters += len(parameters)
     added.tags += len(tags)
     added.points += len(points)
-    for file, folder in record.artefacts:
-        added.artefacts += _upload(client, run_id, file, folder, run.data.tags)
+    added.artefacts += _upload(client, run_id, record.artefacts, run.data.tags)
+    _lineage(client, run, record.data)
     if record.end is not None and run.info.status != "FINISHED":
         client.set_terminated(run_id, "FINISHED", record.end)
 
@@ -175,16 +179,33 @@ def _missing(
 
 
 def _upload(
-    client: MlflowClient, run_id: str, file: Path, folder: str, tags: Mapping[str, str]
+    client: MlflowClient, run_id: str, files: Sequence[tuple[Path, str]], tags: Mapping[str, str]
 ) -> int:
-    """Upload a file unless the server has this content; its hash is kept as a tag."""
-    tag = f"sbiflow.artefact.{folder}{'/' if folder else ''}{file.name}"
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    if tags.get(tag) == digest:
-        return 0
-    client.log_artifact(run_id, str(file), folder or None)
-    client.set_tag(run_id, tag, digest)
-    return 1
+    """Upload the files whose content the server does not have; a tag keeps their hashes."""
+    known: dict[str, str] = json.loads(tags.get(FILES_TAG, "{}"))
+    count = 0
+    for file, folder in files:
+        name = f"{folder}/{file.name}" if folder else file.name
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        if known.get(name) == digest:
+            continue
+        client.log_artifact(run_id, str(file), folder or None)
+        known[name] = digest
+        client.set_tag(run_id, FILES_TAG, json.dumps(known, sort_keys=True))
+        count += 1
+    return count
+
+
+def _lineage(client: MlflowClient, run: Any, data: Sequence[tuple[str, str, str]]) -> None:
+    """Name the data sets that the run was made from."""
+    has = {used.dataset.digest for used in run.inputs.dataset_inputs} if run.inputs else set()
+    new = [
+        DatasetInput(Dataset(name, digest[:DIGEST_LENGTH], "local", json.dumps({"uri": place})))
+        for name, digest, place in data
+        if digest[:DIGEST_LENGTH] not in has
+    ]
+    if new:
+        client.log_inputs(run.info.run_id, new)
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

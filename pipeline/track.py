@@ -10,10 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -25,11 +29,13 @@ from pipeline.config import flat, read
 from pipeline.errors import PipelineError, UsageError
 from pipeline.progress import say
 from pipeline.run import Run
+from pipeline.stop import stop_on_signals
 
 if TYPE_CHECKING:
     from evaluation.tracking import Added, Record
 
 SIMULATIONS = "simulations"  # key of the record before the first training
+POLL = 0.2  # seconds
 Event = dict[str, Any]
 
 
@@ -61,14 +67,19 @@ def ui(run: Run, port: int) -> None:
     store = ["--backend-store-uri", run.tracking_uri]
     store += ["--default-artifact-root", (run.path.resolve() / "artefacts").as_uri()]
     say(f"ui: http://127.0.0.1:{port}  (Ctrl-C ends it)")
-    with subprocess.Popen([sys.executable, "-m", "mlflow", "ui", *address, *store]) as server:
+    command = [sys.executable, "-m", "mlflow", "ui", *address, *store]
+    # The server starts children of its own: a session makes it possible to end them all.
+    with stop_on_signals() as stop, subprocess.Popen(command, start_new_session=True) as server:
         try:
-            code = server.wait()
-        except KeyboardInterrupt:
-            server.terminate()
-            return
-    if code:
-        raise PipelineError(f"the MLflow UI ended with code {code}; is port {port} in use?")
+            while server.poll() is None and not stop.requested:
+                time.sleep(POLL)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
+    if not stop.requested:
+        raise PipelineError(
+            f"the MLflow UI ended with code {server.returncode}; is port {port} in use?"
+        )
 
 
 @dataclass(frozen=True)
@@ -114,11 +125,12 @@ class History:
             parameters={name: _text(value) for name, value in flat(config).items()},
             tags=self._tags(key, done, evaluated),
             points=[
-                *self._simulated(key),
-                *self._trained(key),
                 *self._evaluated(key, evaluated),
+                *self._trained(key),
+                *self._simulated(key),
             ],
             artefacts=list(self._artefacts(key)),
+            data=list(self._data(done, evaluated)),
             start=times[0],
             end=times[-1] if done else None,
         )
@@ -191,6 +203,18 @@ class History:
             tags["mlflow.note.content"] = _note(evaluated)
         return tags
 
+    def _data(
+        self, done: dict[str, Any] | None, evaluated: dict[str, Any] | None
+    ) -> Iterator[tuple[str, str, str]]:
+        """Yield name, digest and place of the simulations behind a training."""
+        digests = {
+            "train": (done or {}).get("store_digest"),
+            "test": (evaluated or {}).get("settings", {}).get("test_digest"),
+        }
+        for stream, digest in digests.items():
+            if digest:
+                yield f"{stream} simulations", digest, str(self.run.store(stream).resolve())
+
     def _artefacts(self, key: str) -> Iterator[tuple[Path, str]]:
         training = self.run.training(key)
         files = {
@@ -222,9 +246,9 @@ def _points(prefix: str, values: Mapping[str, Any], step: int, time: int) -> Ite
 
 def _note(evaluated: Mapping[str, Any]) -> str:
     lines = [
-        f"- **{name}** {record['mean']:.4g}: {record.get('definition', '')}"
+        f"- **{name}** {value:.4g}: {record.get('definition', '')}"
         for name, record in evaluated["metrics"].items()
-        if isinstance(record.get("mean"), float)
+        if (value := record.get("mean", record.get("max"))) is not None
     ]
     return "\n".join(lines)
 
