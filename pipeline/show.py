@@ -106,7 +106,8 @@ def status(values: dict[str, Any]) -> str:
         )
         if s["digest"]:
             lines.append(f"  digest {s['digest']}")
-        for row in s["slowest"][:1]:
+        if s["slowest"] and s["slowest"][0]["seconds"] >= 0.01:
+            row = s["slowest"][0]
             lines.append(f"  slowest: id {row['id']}, {duration(row['seconds'])}")
     return "\n".join(lines)
 
@@ -231,14 +232,15 @@ def metrics(result: dict[str, Any]) -> str:
 def _figure(value: Any) -> tuple[str, str]:
     if not isinstance(value, dict):
         return f"{value:.4g}", ""
-    note = ", ".join(str(value[key]) for key in ("definition", "note") if value.get(key))
-    if "mean" in value and value["mean"] is not None:
+    definition = str(value.get("definition") or value.get("note") or "")
+    if value.get("mean") is not None:
         sem = f" ± {value['sem']:.4f}" if value.get("sem") is not None else ""
-        return f"{value['mean']:.4f}{sem}", note
-    if "max" in value:
+        return f"{value['mean']:.4f}{sem}", definition
+    if value.get("max") is not None:
         band = value.get("null_band")
-        return f"{value['max']:.4f}", f"{note} perfect sampler {band}" if band else note
-    return "-", note
+        null = f" (perfect sampler {band[0]:.3f} to {band[1]:.3f})" if band else ""
+        return f"{value['max']:.4f}", definition + null
+    return "-", definition
 
 
 def summary(config: Config, run: Run, result: dict[str, Any]) -> str:

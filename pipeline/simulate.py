@@ -142,7 +142,7 @@ def _work(
         return Spent()
     budget = int(config.budget if stream == "train" else config.test)
     memory = _bytes(config.simulate.memory)
-    with _connected(config) as rays, _notes(run) as notes:
+    with connected(config) as rays, _notes(run) as notes:
         size = _workers(config.simulate, rays, memory, len(np.unique(wanted // simulation.block)))
         crew = Crew(_job(simulation, notes), size, config.simulate.cpus, memory)
         session = Session(simulation, ledger, crew, wanted, rays.alive, stop)
@@ -167,7 +167,7 @@ def _job(simulation: Simulation, notes: Path) -> Job:
 
 
 @contextmanager
-def _connected(config: Any) -> Iterator[Cluster]:
+def connected(config: Any) -> Iterator[Cluster]:
     """Connect to Ray; what the configuration got wrong is a `UsageError`."""
     try:
         connection = cluster.connect(config.cluster.backend, config.cluster.address)

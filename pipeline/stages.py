@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from evaluation.journal import Journal
@@ -32,15 +33,26 @@ def begin(config: Config, run: Run, stage: str) -> Log:
 
 
 def simulate(config: Config, run: Run, stop: Stop, retry: str | None = None) -> dict[str, Any]:
-    """Bring the training and the test simulations up to their budgets."""
+    """Bring the training and the test simulations up to their budgets, in one Ray for both."""
+    from pipeline.simulate import connected
     from pipeline.simulate import simulate as run_stream
 
     log = begin(config, run, "simulate")
-    return {
-        stream: run_stream(config, run, stream, stop=stop, retry=retry, log=log)
-        for stream in ("train", "test")
-        if stream == "train" or config.test
-    }
+    budgets = {"train": config.budget, "test": config.test}
+    short = [stream for stream, budget in budgets.items() if _missing(run, stream, budget)]
+    with connected(config) if len(short) > 1 else nullcontext():
+        return {
+            stream: run_stream(config, run, stream, stop=stop, retry=retry, log=log)
+            for stream, budget in budgets.items()
+            if budget
+        }
+
+
+def _missing(run: Run, stream: str, budget: int) -> int:
+    from pipeline.store import Store
+
+    path = run.store(stream)
+    return Store.open(path).counts(budget)["missing"] if path.exists() else budget
 
 
 def train(config: Config, run: Run, stop: Stop) -> Any:
