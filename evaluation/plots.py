@@ -39,11 +39,11 @@ STYLE = {
 }
 
 
+@mpl.rc_context(STYLE)
 def svg(figure: Figure) -> str:
     """Return the figure as SVG; equal figures give equal text."""
     buffer = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     return buffer.getvalue()
 
 
@@ -52,13 +52,13 @@ def grid(count: int, width: float, height: float, columns: int = 4) -> tuple[Fig
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    with mpl.rc_context(STYLE):
-        axes = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
+    axes = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
     for spare in axes[count:]:
         spare.remove()
     return figure, axes[:count]
 
 
+@mpl.rc_context(STYLE)
 def recovery(theta: np.ndarray, draws: np.ndarray, names: Sequence[str]) -> Figure:
     """Posterior median and central 90 % interval against the true value, for every parameter.
 
@@ -82,6 +82,7 @@ def recovery(theta: np.ndarray, draws: np.ndarray, names: Sequence[str]) -> Figu
     return figure
 
 
+@mpl.rc_context(STYLE)
 def sbc_ecdf(fractions: np.ndarray, names: Sequence[str]) -> Figure:
     """ECDF of the fractional ranks minus uniform, with the simultaneous 95 % band.
 
@@ -107,6 +108,7 @@ def sbc_ecdf(fractions: np.ndarray, names: Sequence[str]) -> Figure:
     return figure
 
 
+@mpl.rc_context(STYLE)
 def pairs(
     draws: np.ndarray, names: Sequence[str], theta: np.ndarray, reference: np.ndarray | None = None
 ) -> Figure:
@@ -117,8 +119,7 @@ def pairs(
     """
     size = min(draws.shape[1], MOST_PAIRS)
     figure = Figure(figsize=((4.6,) * 2 if size < 4 else (1.6 * size,) * 2), layout="constrained")
-    with mpl.rc_context(STYLE):
-        axes = figure.subplots(size, size, squeeze=False)
+    axes = figure.subplots(size, size, squeeze=False)
     both = draws if reference is None else np.concatenate([draws, reference])
     low, high = np.quantile(both[:, :size], [0.001, 0.999], axis=0)
     edges = list(np.linspace(low, high, 41, axis=1))
@@ -169,6 +170,7 @@ def _cell(
     ax.axvline(theta[j], color=WARM, lw=0.8)
 
 
+@mpl.rc_context(STYLE)
 def training(curves: Sequence[Mapping[str, Any]]) -> Figure:
     """Training and validation loss against the step."""
     figure, (ax,) = grid(1, 4.7, 2.8)
@@ -185,6 +187,7 @@ def training(curves: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+@mpl.rc_context(STYLE)
 def distribution(values: np.ndarray, name: str, null: float | None = None) -> Figure:
     """Histogram of a metric over the test sets, with its mean and a perfect posterior's value."""
     figure, (ax,) = grid(1, 4.7, 2.8)

@@ -22,6 +22,7 @@ COLORS = {
 LINES = 5  # parameters whose share of failures is drawn
 
 
+@mpl.rc_context(STYLE)
 def outcomes(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     """Simulations by outcome, as shares of what was asked for, one bar for each stream."""
     figure, (ax,) = grid(1, 4.7, 0.9 + 0.5 * len(counts))
@@ -45,6 +46,7 @@ def outcomes(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     return figure
 
 
+@mpl.rc_context(STYLE)
 def seconds(times: Mapping[str, np.ndarray]) -> Figure:
     """Histogram of the seconds that a simulation took, by outcome."""
     figure, (ax,) = grid(1, 4.7, 2.6)
@@ -63,6 +65,7 @@ def seconds(times: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
+@mpl.rc_context(STYLE)
 def failures(ok: np.ndarray, bad: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
     """Where in parameter space simulations are not ok: the two most telling parameters, and shares.
 
@@ -73,8 +76,7 @@ def failures(ok: np.ndarray, bad: Mapping[str, np.ndarray], names: Sequence[str]
     every = np.concatenate(list(bad.values()))
     telling = np.argsort([-_distance(ok[:, d], every[:, d]) for d in range(ok.shape[1])])
     figure = Figure(figsize=(8.2, 3.3), layout="constrained")
-    with mpl.rc_context(STYLE):
-        left, right = figure.subplots(1, 2)
+    left, right = figure.subplots(1, 2)
     _places(left, ok, bad, names, telling)
     _shares(right, ok, every, names, telling[:LINES])
     return figure

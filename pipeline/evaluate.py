@@ -22,8 +22,8 @@ import numpy as np
 import estimators
 import evaluation
 from pipeline.config import Config, simulator_of
-from pipeline.dataset import Table
 from pipeline.errors import UsageError
+from pipeline.held_out import HeldOut, test_store
 from pipeline.progress import Progress, duration, say
 from pipeline.reference import Reference, write_arrays
 from pipeline.run import Run, write_whole
@@ -37,37 +37,6 @@ POSTERIOR_STREAM, PRIOR_STREAM = 0, 1  # of the random numbers of an evaluation
 RESULT, DRAWS = "metrics.json", "draws.npz"
 
 Log = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class TestSets:
-    """The test simulations that are ok.
-
-    Attributes:
-        ids: shape (B,). theta: true parameters, shape (B, D).
-        x: outputs as the simulator gave them, one mapping for each test set.
-        inputs: the same as the estimator takes them, each (B, ...).
-    """
-
-    __test__ = False  # not a test, whatever pytest thinks of the name
-
-    ids: np.ndarray
-    theta: np.ndarray
-    x: list[dict[str, np.ndarray]]
-    inputs: dict[str, np.ndarray]
-
-    @classmethod
-    def read(cls, store: Store, test: int, shapes: Mapping[str, tuple[int, ...]]) -> TestSets:
-        """Read the first `test` ids; `shapes` are those of the estimator's inputs."""
-        ids, theta, x, lengths = store.numpy(test)
-        table = Table.of(store, test, 0.0)
-        table = dataclasses.replace(table, shapes={name: shapes[name] for name in table.shapes})
-        inputs = {name: values.numpy() for name, values in table.gather(ids).x.items()}
-        single = [
-            {k: v[i, : lengths[k][i]] if k in lengths else v[i] for k, v in x.items()}
-            for i in range(len(ids))
-        ]
-        return cls(ids, theta, single, inputs)
 
 
 @dataclass(frozen=True)
@@ -94,7 +63,7 @@ class Evaluation:
             self.posterior = estimators.load(folder)
         except (OSError, ValueError, LookupError) as error:
             raise UsageError(f"no posterior to evaluate in {folder}: {error}") from error
-        self.store = _test_store(run, config.test)
+        self.store = test_store(run, config.test)
 
     def _reference_name(self) -> str | None:
         valid = list(self.simulator.references)
@@ -140,7 +109,7 @@ class Evaluation:
         same = result.get("settings") == self.settings and (self.directory / DRAWS).exists()
         return result if same else None
 
-    def references(self, sets: TestSets, stop: Stop) -> np.ndarray | None:
+    def references(self, sets: HeldOut, stop: Stop) -> np.ndarray | None:
         """Draw from the reference posterior (B, n, D), if there is one and a metric wants it."""
         wanted = any("references" in evaluation.needs(metric) for metric in self.metrics.values())
         if self.reference is None or not wanted:
@@ -150,7 +119,7 @@ class Evaluation:
             self.run, self.settings["test_digest"], sets.ids, sets.x, stop
         )
 
-    def draw(self, sets: TestSets, passes: int | None, progress: Progress, stop: Stop) -> Drawn:
+    def draw(self, sets: HeldOut, passes: int | None, progress: Progress, stop: Stop) -> Drawn:
         """Draw for every test set, a block at a time, on the clock."""
         n, blocks, seconds = self.asked.draws, [], []
         self.posterior.sample({k: v[:1] for k, v in sets.inputs.items()}, 2, steps=passes, seed=0)
@@ -166,7 +135,7 @@ class Evaluation:
         return Drawn(passes, np.concatenate(blocks), np.array(seconds))
 
     def measure(
-        self, sets: TestSets, drawn: Drawn, references: np.ndarray | None, stop: Stop
+        self, sets: HeldOut, drawn: Drawn, references: np.ndarray | None, stop: Stop
     ) -> dict[str, Any]:
         """Return all metrics, as JSON."""
         prior_rng = np.random.default_rng(_seed(self.asked.seed, PRIOR_STREAM, 0))
@@ -219,7 +188,7 @@ def evaluate(
         say(f"evaluate: {work.key} is done")
         return known
     began = time.monotonic()
-    sets = TestSets.read(work.store, config.test, work.posterior.module.problem.x)
+    sets = HeldOut.read(work.store, config.test, work.posterior.module.problem.x)
     references = work.references(sets, stop)
     results, arrays = [], {"ids": sets.ids, "theta": sets.theta}
     with Progress("evaluate", len(sets.ids) * len(work.passes), "test sets") as progress:
@@ -281,22 +250,6 @@ def _metric(name: str) -> Callable[..., Any]:
         return evaluation.load(name)
     except (LookupError, TypeError) as error:
         raise UsageError(f"evaluate.metrics: {error.args[0]}") from error
-
-
-def _test_store(run: Run, test: int) -> Store:
-    path = run.store("test")
-    if not test or not path.exists():
-        raise UsageError(
-            f"{run.path} has no test simulations: set test=100 and run `sbiflow simulate`"
-        )
-    store = Store.open(path)
-    counts = store.counts(test)
-    if counts["missing"] or not counts["ok"]:
-        raise UsageError(
-            f"test={test}: {counts['missing']} simulations are missing, {counts['ok']} are ok;"
-            " run `sbiflow simulate`"
-        )
-    return store
 
 
 def _apply(name: str, metric: Callable[..., Any], inputs: Mapping[str, Any], stop: Stop) -> Any:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipeline import page
-from pipeline.config import read
 from pipeline.errors import UsageError
+from pipeline.facts import Facts, count
 from pipeline.page import Card
 from pipeline.pictures import posterior_pictures, simulation_pictures
 from pipeline.progress import duration
-from pipeline.run import STREAMS, Run, write_whole
-from pipeline.store import Store
+from pipeline.run import Run, write_whole
 
 SHOWN_FAILURES = 20
 KINDS = ("failed", "timeout", "invalid")
@@ -47,82 +43,6 @@ def report(run: Run) -> Path:
     return run.report
 
 
-@dataclass(frozen=True)
-class Training:
-    """What a training left: `done` and `evaluated` are empty where it did not come so far."""
-
-    key: str
-    done: dict[str, Any]
-    evaluated: dict[str, Any]
-    posterior: dict[str, Any]
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        metrics: dict[str, Any] = self.evaluated.get("metrics", {})
-        return metrics
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the run directory holds."""
-
-    run: Run
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        return read(self.run.config)
-
-    @cached_property
-    def stores(self) -> dict[str, Store]:
-        paths = {stream: self.run.store(stream) for stream in STREAMS}
-        return {s: Store.open(path) for s, path in paths.items() if (path / "store.json").exists()}
-
-    @cached_property
-    def counts(self) -> dict[str, dict[str, int]]:
-        budgets = {"train": self.config["budget"], "test": self.config.get("test", 0)}
-        return {stream: store.counts(budgets[stream]) for stream, store in self.stores.items()}
-
-    @cached_property
-    def trainings(self) -> list[Training]:
-        folders = sorted(path for path in self.run.path.glob("trainings/*/") if path.is_dir())
-        found = [
-            Training(
-                folder.name,
-                _json(folder / "done.json"),
-                _json(folder / "evaluation" / "metrics.json"),
-                _json(folder / "posterior" / "posterior.json"),
-            )
-            for folder in folders
-        ]
-        return sorted(
-            found, key=lambda t: (t.posterior.get("provenance", {}).get("budget", 0), t.key)
-        )
-
-    @cached_property
-    def latest(self) -> Training | None:
-        key = _json(self.run.path / "latest.json").get("training")
-        return next((training for training in self.trainings if training.key == key), None)
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        return self.latest.metrics if self.latest else {}
-
-    @property
-    def title(self) -> str:
-        return str(self.config["name"])
-
-    @property
-    def lead(self) -> str:
-        simulator = self.config["simulator"]["name"].rpartition("/")[2]
-        if self.latest is None:
-            return f"Simulations of {simulator}; no posterior is trained yet."
-        budget = self.latest.posterior.get("provenance", {}).get("budget", self.config["budget"])
-        sets = self.latest.evaluated.get("settings", {}).get("test")
-        tested = f", measured on {sets} test simulations" if sets else ", not measured yet"
-        estimator = self.latest.posterior.get("estimator", self.config["estimator"]["name"])
-        return f"Posterior of {simulator} from {_count(budget)} simulations by {estimator}{tested}."
-
-
 # --- the headline ------------------------------------------------------------------------------
 
 
@@ -132,11 +52,11 @@ def _cards(facts: Facts) -> Iterator[Card]:
         yield Card("C2ST", f"{c2st['mean']:.3f}", _sem(c2st), f"0.5 is perfect. {_how(c2st)}")
     if "max" in (ece := metrics.get("ece", {})):
         low, high = ece["null_band"]
-        band = f"perfect sampler {low:.3f} to {high:.3f}"
+        band = f"a perfect sampler gives {low:.3f} to {high:.3f}"
         yield Card("MaxECE", f"{ece['max']:.3f}", "", f"{_verdict(ece)} {band}. {_how(ece)}")
     if "inside" in (sbc := metrics.get("sbc", {})):
-        inside, count = sum(sbc["inside"]), len(sbc["inside"])
-        yield Card("SBC", f"{inside} of {count}", "parameters in the band", _how(sbc))
+        inside, total = sum(sbc["inside"]), len(sbc["inside"])
+        yield Card("SBC", f"{inside} of {total}", "parameters in the band", _how(sbc))
     if "mean" in (rmse := metrics.get("rmse", {})):
         yield Card("RMSE", f"{rmse['mean']:.3g}", _sem(rmse), _how(rmse))
     if "mean" in (speed := metrics.get("seconds", {})):
@@ -145,11 +65,11 @@ def _cards(facts: Facts) -> Iterator[Card]:
     if "train" in facts.counts:
         counts = facts.counts["train"]
         bad = sum(counts[kind] for kind in KINDS)
-        missing = f", {_count(counts['missing'])} still to run" if counts["missing"] else ""
+        missing = f", {count(counts['missing'])} still to run" if counts["missing"] else ""
         yield Card(
             "Training simulations",
-            _count(counts["ok"]),
-            f"of {_count(counts['done'] + counts['missing'])}",
+            count(counts["ok"]),
+            f"of {count(counts['done'] + counts['missing'])}",
             f"{_share(bad, counts['done'])} not ok and in no number here{missing}.",
         )
 
@@ -171,7 +91,7 @@ def _how(record: Mapping[str, Any]) -> str:
 
 def _verdict(ece: Mapping[str, Any]) -> str:
     inside = ece["max"] <= ece["null_band"][1]
-    return "As a perfect sampler would:" if inside else "More than chance explains:"
+    return "Within chance:" if inside else "Beyond chance:"
 
 
 # --- sections ----------------------------------------------------------------------------------
@@ -217,7 +137,7 @@ def _per_parameter(facts: Facts) -> Iterator[list[str]]:
 
 def _trainings(facts: Facts) -> str:
     known = {name for training in facts.trainings for name in training.metrics}
-    names = [name for name in ("c2st", "mmd", "rmse", "ece", "seconds") if name in known]
+    names = [name for name in ("c2st", "rmse", "ece", "seconds") if name in known]
     rows, mark = [], None
     for number, training in enumerate(facts.trainings):
         if training is facts.latest:
@@ -227,9 +147,9 @@ def _trainings(facts: Facts) -> str:
         rows.append(
             [
                 training.key,
-                _count(provenance["budget"]) if "budget" in provenance else "",
+                count(provenance["budget"]) if "budget" in provenance else "",
                 training.posterior.get("estimator", ""),
-                _count(training.done["steps"]) if training.done else "not finished",
+                count(training.done["steps"]) if training.done else "not finished",
                 duration(spent) if spent is not None else "",
                 *(_value(training.metrics.get(name, {})) for name in names),
             ]
@@ -247,7 +167,7 @@ def _simulations(facts: Facts) -> str:
         bad = sum(counts[kind] for kind in KINDS)
         asked = counts["done"] + counts["missing"]
         numbers = [asked, counts["ok"], *(counts[kind] for kind in KINDS), counts["missing"]]
-        rows.append([stream, *map(_count, numbers), _share(bad, counts["done"])])
+        rows.append([stream, *map(count, numbers), _share(bad, counts["done"])])
     pictures = simulation_pictures(facts.stores, facts.counts)
     return page.section("Simulations", page.table(head, rows), page.figures(pictures))
 
@@ -269,7 +189,7 @@ def _failures(facts: Facts) -> str:
             for row in rows[:SHOWN_FAILURES]
         ]
         head = ["id", "outcome", "after", "parameters", "reason"]
-        first = f"{stream}: the first {len(shown)} of {_count(len(rows))}"
+        first = f"{stream}: the first {len(shown)} of {count(len(rows))}"
         parts.append(page.details(first, page.table(head, shown, prose=4)))
     advice = (
         f"sbiflow failures -o {facts.run.path}\nsbiflow simulate -o {facts.run.path} --retry all"
@@ -328,17 +248,5 @@ def _names(facts: Facts) -> list[str]:
     return list(facts.latest.evaluated["posterior"]["names"])
 
 
-def _count(number: int) -> str:
-    return f"{number:,}".replace(",", "\u202f")
-
-
 def _share(part: int, whole: int) -> str:
     return "0 %" if not part else f"{100 * part / max(whole, 1):.2g} %"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return loaded
