@@ -47,7 +47,7 @@ def test_accuracy_is_near_the_bayes_optimum(shift: float) -> None:
 
 @pytest.mark.parametrize("dims", [1, 2])
 def test_batch_is_scikit_learn_in_double_precision(dims: int) -> None:
-    references, draws = pairs(3, np.array([0.5, 1.5]), n=130, dims=dims)
+    references, draws = pairs(2, np.array([0.5, 1.5]), n=130, dims=dims)
     for protocol in (SBIBM, PAPER):
         single = [c2st(x, y, protocol=protocol) for x, y in zip(references, draws, strict=True)]
         batch = c2st_batch(references, draws, protocol=protocol, dtype=torch.float64)

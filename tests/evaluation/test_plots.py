@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_equal_data_give_equal_pictures() -> None:
 
 def test_the_most_telling_parameter_comes_first() -> None:
     rng = np.random.default_rng(1)
-    ok, bad = rng.normal(size=(500, 3)), rng.normal(size=(50, 3)) + [0, 0, 3]
+    ok, bad = rng.normal(size=(500, 3)), rng.normal(size=(50, 3)) + np.array([0, 0, 3])
     figure = simulation_plots.failures(ok, {"failed": bad}, ["a", "b", "c"])
     left, right = figure.axes
     assert left.get_xlabel() == "c"
