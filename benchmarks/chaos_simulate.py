@@ -42,8 +42,8 @@ CALLS = os.environ["CHAOS_CALLS"]
 @simulator(prior={"mu": Uniform(-3, 3), "sigma": Uniform(0.1, 2)})
 def slow(mu, sigma, rng):
     with open(CALLS, "ab", buffering=0) as log:
-        log.write(f"{mu!r}\\n".encode())
-    time.sleep(rng.exponential(0.04))
+        log.write(f"{mu!r} {os.getpid()} {time.time():.3f}\\n".encode())
+    time.sleep(0.01 + rng.exponential(0.03))
     return {"x": rng.normal(mu, sigma, 10)}
 """
 PATIENCE = 120.0  # seconds without a new simulation: hanging

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import socket
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -16,54 +17,71 @@ from pathlib import Path
 class Facts:
     """Where a process runs and with what.
 
-    `packages` {name: (folder, source digest)}, `versions` {distribution: version}.
+    `folders` {package: path}, `sources` {file with its package: sha256}, `versions` {distribution: version}.
     """
 
     node: str
-    packages: dict[str, tuple[str, str]]
+    folders: dict[str, str]
+    sources: dict[str, str]
     versions: dict[str, str]
 
 
-def facts(packages: Iterable[str], distributions: Iterable[str]) -> Facts:
-    """Describe this process without importing the packages."""
-    found = {name: (str(folder), source_digest(folder)) for name, folder in _folders(packages)}
+def facts(packages: Iterable[str], distributions: Iterable[str], loaded: bool = False) -> Facts:
+    """Describe this process without importing the packages.
+
+    Args:
+        packages: names of top-level packages whose sources count.
+        distributions: names of installed distributions whose versions count.
+        loaded: whether only the modules imported so far count; a worker that never imports a module does not care
+            that somebody edits it meanwhile.
+    """
+    folders = {name: folder for name in packages if (folder := _folder(name)) is not None}
+    sources = {
+        f"{name}/{path.relative_to(folder).as_posix()}": hashlib.sha256(
+            path.read_bytes()
+        ).hexdigest()
+        for name, folder in folders.items()
+        for path in (_loaded(folder) if loaded else sorted(folder.rglob("*.py")))
+    }
     versions = {"python": platform.python_version()}
-    for name in distributions:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return Facts(socket.gethostname(), found, versions)
-
-
-def _folders(packages: Iterable[str]) -> Iterable[tuple[str, Path]]:
-    for name in packages:
-        spec = find_spec(name)
-        if spec is not None and spec.submodule_search_locations:
-            yield name, Path(next(iter(spec.submodule_search_locations)))
-
-
-def source_digest(folder: Path) -> str:
-    """Return the sha256 over the names and bytes of a package's Python files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
+    versions |= {name: _version(name) for name in distributions}
+    places = {name: str(folder) for name, folder in folders.items()}
+    return Facts(socket.gethostname(), places, sources, versions)
 
 
 def differences(driver: Facts, worker: Facts) -> list[str]:
-    """Return one sentence for each package or version in which a worker is not like the driver."""
+    """Return one sentence for each source file or version in which a worker is not like the driver."""
     found = []
-    for name, (folder, digest) in driver.packages.items():
-        there, other = worker.packages.get(name, ("nowhere", "absent"))
-        if other != digest:
+    for file, digest in worker.sources.items():
+        expected = driver.sources.get(file, "absent")
+        if digest != expected:
+            package = file.partition("/")[0]
             found.append(
-                f"package {name!r} on {worker.node} is {there} ({other[:12]}), "
-                f"the driver's on {driver.node} is {folder} ({digest[:12]})"
+                f"{file} in {worker.folders[package]} on {worker.node} is {digest[:12]}, "
+                f"in {driver.folders.get(package, 'no folder')} of the driver on {driver.node} {expected[:12]}"
             )
     for name, here in driver.versions.items():
         there = worker.versions.get(name, "not installed")
         if there != here:
             found.append(f"{name} on {worker.node} is {there}, the driver's is {here}")
     return found
+
+
+def _folder(package: str) -> Path | None:
+    spec = find_spec(package)
+    places = spec.submodule_search_locations if spec else None
+    return Path(next(iter(places))) if places else None
+
+
+def _loaded(folder: Path) -> list[Path]:
+    """Return the source files below a folder that this process has imported."""
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    paths = sorted(Path(file) for file in files if file)
+    return [path for path in paths if path.suffix == ".py" and path.is_relative_to(folder)]
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"

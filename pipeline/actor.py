@@ -92,12 +92,12 @@ class SimulationActor:
         """
         _die_with_parent()
         _leave_stopping_to_the_driver()
-        different = differences(job.driver, facts(PACKAGES, DISTRIBUTIONS))
         try:
             self._simulation: Simulation = pickle.loads(job.simulation)
         except Exception as error:
             raise PipelineError(f"a worker cannot load the simulator: {error}") from error
         simulator = self._simulation.simulator
+        different = differences(job.driver, facts(PACKAGES, DISTRIBUTIONS, loaded=True))
         if simulator.source_digest() != job.source_digest:
             different.append(f"the source of simulator {simulator.name!r} is not the driver's")
         if different:

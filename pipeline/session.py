@@ -31,6 +31,7 @@ KILLS = 10  # the same for a process killed from outside
 STILLBORN = 20  # actors that may die in a row without one simulation kept
 WAIT = 600.0  # seconds until the first actor must have started
 STRAGGLER = 10.0  # times the mean that make a simulation worth naming
+RAY_DIED = "Ray died; everything finished is kept: repeat the same command to continue"
 
 
 class Session:
@@ -252,9 +253,7 @@ class Session:
     def _look(self) -> None:
         """Publish, and fail rather than hang when Ray is gone or never gives us an actor."""
         if not self.alive():
-            raise PipelineError(
-                "Ray died; everything finished is kept: repeat the same command to continue"
-            )
+            raise PipelineError(RAY_DIED)
         self.ledger.publish()
         self._slow = self._straggler()
         waited = time.monotonic() - self._created

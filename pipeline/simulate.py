@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -21,13 +23,14 @@ from pipeline.actor import DISTRIBUTIONS, PACKAGES, Job
 from pipeline.crew import Crew, pickled
 from pipeline.errors import PipelineError, TooManyFailed, UsageError
 from pipeline.ledger import Ledger
-from pipeline.progress import Progress
+from pipeline.progress import Progress, say
 from pipeline.run import STREAMS, Run
-from pipeline.session import Session
+from pipeline.session import LOOK, RAY_DIED, Session
 from pipeline.simulation import Simulation
 from pipeline.stop import Stop
 from pipeline.store import Outcome, Store
 
+PATIENCE = 10.0  # seconds that the driver has to notice that Ray died
 RETRIES = ("all", "failed", "invalid", "timeout")
 UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -85,6 +88,8 @@ def simulate(
     with ledger:
         wanted = ledger.wanted(budget, _outcomes(retry))
         spent = _work(config, run, stream, simulation, ledger, wanted, stop, log)
+    if not ledger.exists:  # stopped before the first outputs were known
+        stop.check(f"simulate {stream}")
     counts = Store.open(run.store(stream)).counts(budget)
     log({"event": "simulated", "budget": budget, "counts": counts, **asdict(spent)})
     if counts["missing"]:
@@ -151,7 +156,8 @@ def _work(
             with Progress("simulate", budget, label, budget - len(wanted)) as progress:
                 session.run(progress, log)
         finally:
-            crew.dismiss()
+            if rays.alive():
+                crew.dismiss()
         seconds = session.seconds
         ledger.finish()
     return Spent(session.rows, size, session.busy, seconds)
@@ -179,6 +185,24 @@ def connected(config: Any) -> Iterator[Cluster]:
     with ExitStack() as stack:
         stack.push(connection)
         yield rays
+
+
+@contextmanager
+def _guard(alive: Callable[[], bool]) -> Iterator[None]:
+    """End this process if Ray is gone and a call to it never returns: nothing else could."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(LOOK):
+            if not alive() and not over.wait(PATIENCE):
+                say(RAY_DIED)
+                os._exit(PipelineError.exit_code)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 
 import cluster
 from cluster.connection import Cluster
-from cluster.preflight import Facts, differences, facts, source_digest
+from cluster.preflight import Facts, differences, facts
 
 
 def test_backends_are_listed_in_order():
@@ -98,11 +98,11 @@ def test_nothing_outlives_a_killed_driver():
 
 
 EXISTING = """
-import os, sys
+import sys
 import ray, cluster
 with cluster.connect("existing", sys.argv[1]) as rays:
     assert rays.cpus == 1 and rays.nodes == 1 and rays.alive(), rays
-    print(ray.get(ray.remote(os.getppid).remote()) > 0)
+    print(ray.get(ray.remote(lambda: 6 * 7).remote()))
 """
 HEAD = """
 import sys, time, cluster, ray
@@ -124,40 +124,50 @@ def test_a_running_ray_is_used_by_its_address():
         done = subprocess.run(
             guest, capture_output=True, text=True, timeout=120, check=False, env=os.environ | alike
         )
-        assert done.stdout == "True\n", done.stderr
+        assert done.stdout == "42\n", done.stderr
     finally:
         head.communicate(timeout=60)
     assert head.returncode == 0
     assert daemons(head.pid) == []
 
 
-def package(folder: Path, text: str) -> Path:
-    folder.mkdir()
-    (folder / "__init__.py").write_text(text)
-    return folder
-
-
-def test_a_source_digest_follows_names_and_contents(tmp_path):
-    first = source_digest(package(tmp_path / "a", "x = 1\n"))
-    assert source_digest(package(tmp_path / "b", "x = 1\n")) == first
-    assert source_digest(package(tmp_path / "c", "x = 2\n")) != first
-    (tmp_path / "b" / "more.py").write_text("")
-    assert source_digest(tmp_path / "b") != first
-
-
 def test_a_process_is_like_itself():
-    mine = facts(["cluster", "pipeline"], ["numpy", "ray"])
-    assert set(mine.packages) == {"cluster", "pipeline"}
-    assert Path(mine.packages["cluster"][0]) == Path(cluster.__file__).parent
-    assert differences(mine, mine) == []
+    driver = facts(["cluster", "simulators", "no_such_package"], ["numpy", "ray"])
+    worker = facts(["cluster", "simulators"], ["numpy", "ray"], loaded=True)
+    assert driver.folders["cluster"] == str(Path(cluster.__file__).parent)
+    assert "cluster/local.py" in driver.sources
+    assert "cluster/preflight.py" in worker.sources
+    assert set(worker.sources) < set(driver.sources)
+    assert differences(driver, worker) == []
 
 
 def test_differences_name_node_place_digests_and_versions():
-    driver = Facts("here", {"simulators": ("/a/simulators", "1" * 64)}, {"numpy": "2.4.0"})
-    worker = Facts("there", {"simulators": ("/b/simulators", "2" * 64)}, {"numpy": "2.3.9"})
+    file, ours = "simulators/prior.py", {"simulators": "/a/simulators"}
+    driver = Facts("here", ours, {file: "1" * 64, "simulators/slcp.py": "3" * 64}, {"numpy": "2.4"})
+    theirs = {"simulators": "/b/simulators"}
+    worker = Facts("there", theirs, {file: "2" * 64}, {"numpy": "2.3"})
     code, version = differences(driver, worker)
-    assert "there" in code
-    assert "/b/simulators (222222222222)" in code
-    assert "/a/simulators (111111111111)" in code
-    assert version == "numpy on there is 2.3.9, the driver's is 2.4.0"
-    assert "absent" in differences(driver, Facts("there", {}, {"numpy": "2.4.0"}))[0]
+    assert code.startswith("simulators/prior.py in /b/simulators on there is 222222222222")
+    assert "in /a/simulators of the driver on here 111111111111" in code
+    assert version == "numpy on there is 2.3, the driver's is 2.4"
+    foreign = Facts("there", theirs, {"simulators/other.py": "2" * 64}, {"numpy": "2.4"})
+    assert "absent" in differences(driver, foreign)[0]
+
+
+CHANGED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import stranger
+from cluster.preflight import facts
+print(facts(["stranger"], [], loaded=True).sources["stranger/__init__.py"])
+"""
+
+
+def test_a_changed_file_has_another_digest(tmp_path):
+    (tmp_path / "stranger").mkdir()
+    digests = set()
+    for text in ("x = 1\n", "x = 2\n", "x = 1\n"):
+        (tmp_path / "stranger" / "__init__.py").write_text(text)
+        command = [sys.executable, "-c", CHANGED, str(tmp_path)]
+        digests.add(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert len(digests) == 2

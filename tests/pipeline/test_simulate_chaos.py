@@ -1,0 +1,18 @@
+"""The short form of `make chaos`: kills at random times change nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.chaos_simulate import harry
+
+
+@pytest.mark.chaos
+def test_kills_at_random_times_change_nothing(tmp_path):
+    result = harry(tmp_path, workers=[2], kills=5, budget=120, seed=1, say=print)
+    (run,) = result["runs"]
+    assert sum(run["kills"].values()) == 5
+    assert result["equal_digests"]
+    assert result["each_id_once"]
+    assert run["repeated"] <= run["in_flight"]
+    assert run["driver_gone_s"] < 30
