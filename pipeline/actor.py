@@ -124,6 +124,7 @@ class SimulationActor:
             if self._tally.busy > seconds:
                 break
         self._note.rest()
+        self._note.idle()
         return self._tally.report(schema)
 
     def open(self, directory: Path, schema: Schema | None, rows_per_shard: int) -> Report:
@@ -158,12 +159,14 @@ class SimulationActor:
             rows, spent = self._simulate(position, group, self._schema)
             if self._schema is None and rows.x:
                 self._keep()
+                self._note.idle()
                 return self._tally.report(schema_of(rows, self._simulation.simulator.ragged))
             self._hold(rows, spent)
             if spent > AT_ONCE or time.perf_counter() - kept > BUFFER:
                 self._keep()
                 kept = time.perf_counter()
         self._keep()
+        self._note.idle()
         return self._tally.report()
 
     def close(self) -> None:
