@@ -1,6 +1,6 @@
 """One optimiser step of CMPE beside the bare cost of its network, on one thread.
 
-step   loss + zero_grad + backward + fused AdamW + moving average of the weights
+step   loss + backward + `pipeline.weights.Weights.step` (AdamW, moving average): what training runs
 bare   forward without gradient + forward + backward of the same network on a fixed input
 """
 
@@ -17,6 +17,7 @@ import torch
 
 import estimators
 from estimators.cmpe import CMPE
+from pipeline.weights import Weights
 
 BLOCK = 50  # calls of one plain loop; the two loops take turns
 
@@ -37,17 +38,12 @@ def measure(
     )
     rows = torch.tensor(theta[:batch]).float()
     x = {"x": torch.tensor(data["x"][:batch]).float()}
-    parameters: list[torch.Tensor] = list(model.parameters())
-    average: list[torch.Tensor] = [p.detach().clone() for p in parameters]
-    optimiser = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    model.train()
+    weights = Weights(model, decay=0.999)
 
     def step() -> None:
-        loss = model.loss(rows, x, 0.99)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(average, parameters, 1e-3)
+        model.loss(rows, x, 0.99).backward()
+        weights.step(weights.gradients(), rate=1e-4, weight_decay=1e-4, clip=None, number=10_000)
 
     assert isinstance(model, CMPE)
     network = model.network

@@ -115,20 +115,17 @@ class CMPE(Estimator):
         masks = self.network.masks(len(u), u.device)
         noisy = torch.addcmul(u, time, torch.randn_like(u))
         contexts = context.expand(2, *context.shape)
-        earlier, later = torch.cat([scale * noisy, contexts, columns[..., 4:]], dim=-1)
-        with torch.no_grad():
-            teacher = self.network(earlier, masks)
-        student = self.network(later, masks)
-        with torch.no_grad():
-            left, right = torch.addcmul(skip * noisy, out, torch.stack([teacher, student]))
+        inputs = torch.cat([scale * noisy, contexts, columns[..., 4:]], dim=-1)
+        kept, share = skip * noisy, weight / len(u)
+
+        def compare(outputs: Tensor) -> tuple[Tensor, Tensor]:
+            left, right = torch.addcmul(kept, out, outputs).unbind()
             gap = right - left
-            distance = (gap.square().sum(dim=1) + self.c**2).sqrt_()
-            value = torch.dot(weight, distance - self.c) / len(u)
-            slope = gap * out[1] * (weight / distance).div_(len(u)).unsqueeze(1)
-        # d loss / d student is known in closed form: autograd would need as long for these few
-        # numbers as for a layer of the network.
-        linear = torch.dot(student.flatten(), slope.flatten())
-        return linear + (value - linear.detach())
+            distance = gap.square().sum(dim=1).add_(self.c**2).sqrt_()
+            slope = gap * out[1] * (share / distance).unsqueeze(1)
+            return torch.dot(share, distance.sub_(self.c)), slope
+
+        return self.network.contrast(inputs, masks, compare)
 
     def consistency(self, noisy: Tensor, context: Tensor, columns: Tensor) -> Tensor:
         """Return f(u_t, t; x), shape (rows, D).

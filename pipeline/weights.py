@@ -1,7 +1,7 @@
 """Weights under training: AdamW, gradient clipping and a moving average, in few calls for each step.
 
-AdamW is called through its functional form on plain lists: for a small network the bookkeeping of an
-optimiser object costs as much as the update.
+The fused kernel of AdamW is called itself, with one count of steps for all parameters: for a small
+network the bookkeeping of an optimiser object costs as much as the update.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -38,7 +37,7 @@ class Weights:
         self.average = [value.clone() for value in self.values] if decay else self.values
         self.first = [torch.zeros_like(value) for value in self.values]
         self.second = [torch.zeros_like(value) for value in self.values]
-        self.counts = [torch.zeros((), device=value.device) for value in self.values]
+        self.count = torch.zeros((), device=self.values[0].device)
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients, zero for a parameter that the loss did not reach."""
@@ -65,17 +64,17 @@ class Weights:
             if clip is not None:
                 norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
                 torch._foreach_mul_(gradients, (clip / (norm + 1e-6)).clamp_(max=1.0))
-            adamw(
-                *(self.values, gradients, self.first, self.second, [], self.counts),
-                foreach=False,
-                fused=True,
-                amsgrad=False,
-                maximize=False,
+            self.count += 1
+            torch._fused_adamw_(
+                *(self.values, gradients, self.first, self.second, []),
+                [self.count] * len(self.values),
+                lr=rate,
                 beta1=BETA1,
                 beta2=BETA2,
-                lr=rate,
                 weight_decay=weight_decay,
                 eps=EPSILON,
+                amsgrad=False,
+                maximize=False,
             )
             for parameter in self.parameters:
                 parameter.grad = None
@@ -107,8 +106,7 @@ class Weights:
 
     def load(self, state: dict[str, Any], steps: int) -> None:
         """Continue behind `steps` steps; the parameters are loaded by the module's owner."""
-        for count in self.counts:
-            count.fill_(steps)
+        self.count.fill_(steps)
         for name, saved in state.items():
             for value, old in zip(getattr(self, name) if saved else [], saved, strict=True):
                 value.copy_(old)

@@ -55,6 +55,27 @@ def test_gradient_is_that_of_the_written_loss() -> None:
         assert torch.allclose(a, p.grad, rtol=1e-3, atol=1e-6)
 
 
+def test_bfloat16_gives_about_the_same_gradient() -> None:
+    f = model(dropout=0.2)
+    f.train()
+    torch.nn.init.normal_(f.network.last.weight, std=0.1)
+    theta, x = testing.rows()
+    theta, x = torch.tensor(theta).float(), {k: torch.tensor(v).float() for k, v in x.items()}
+
+    def gradient(short: bool) -> torch.Tensor:
+        torch.manual_seed(5)
+        f.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=short):
+            loss = f.loss(theta, x, 0.7)
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in f.parameters()])
+
+    exact, short = gradient(False), gradient(True)
+    assert short.dtype == torch.float32
+    assert torch.cosine_similarity(exact, short, dim=0) > 0.98
+    assert not torch.equal(exact, short)
+
+
 def test_grid_is_karras() -> None:
     f = model(epsilon=0.01, T=4.0, rho=2.0)
     assert f.grid(2).tolist() == pytest.approx([0.01, 1.05**2, 4.0])

@@ -12,6 +12,34 @@ def test_output_starts_at_zero() -> None:
     assert not ResidualMLP(3, 2, width=16, depth=2)(torch.randn(5, 3)).any()
 
 
+@pytest.mark.parametrize("depth", [0, 2])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_contrast_has_the_gradient_of_two_calls(depth: int, dropout: float) -> None:
+    torch.manual_seed(0)
+    network = ResidualMLP(3, 2, width=16, depth=depth, dropout=dropout).double()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    v = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    masks = network.masks(5, v.device)
+    masks = None if masks is None else masks.double()
+    assert (masks is None) == (dropout == 0.0)
+
+    def compare(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        gap = outputs[1] - outputs[0]
+        return gap.pow(4).sum(), 4 * gap.pow(3)
+
+    def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
+        return list(torch.autograd.grad(3 * loss, [v, *network.parameters()], allow_unused=True))
+
+    with torch.no_grad():
+        first = network(v[0], masks)
+    loss = network.contrast(v, masks, compare)
+    expected, _ = compare(torch.stack([first, network(v[1], masks)]))
+    torch.testing.assert_close(loss, expected)
+    for ours, theirs in zip(gradients(loss), gradients(expected), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_features_of_time() -> None:
     features = LogTimeFeatures(2, highest=8.0)(torch.tensor([1.0, torch.e**2]))
     expected = torch.tensor([0.5, 4.0])
