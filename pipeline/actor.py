@@ -7,7 +7,7 @@ import pickle
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +41,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a unit: its first `rows` rows are durable."""
+    """What became of a unit: its first `rows` rows are durable, the `held` ones after them wait for `open`."""
 
     rows: int = 0
+    held: int = 0
     keys: int = 0
     outcomes: tuple[int, ...] = (0,) * len(Outcome)
     busy: float = 0.0  # seconds in the simulator
@@ -68,10 +69,15 @@ class Tally:
         self.outcomes += np.bincount(rows.outcome, minlength=len(Outcome))
         self.slowest = max(self.slowest, (seconds, int(rows.ids[0])))
 
-    def report(self, schema: Schema | None = None) -> Report:
-        outcomes = tuple(self.outcomes.tolist())
-        seconds = time.perf_counter() - self.started
-        return Report(self.rows, self.keys, outcomes, self.busy, seconds, self.slowest, schema)
+    def report(self) -> Report:
+        return Report(
+            rows=self.rows,
+            keys=self.keys,
+            outcomes=tuple(self.outcomes.tolist()),
+            busy=self.busy,
+            seconds=time.perf_counter() - self.started,
+            slowest=self.slowest,
+        )
 
 
 class SimulationActor:
@@ -125,7 +131,8 @@ class SimulationActor:
                 break
         self._note.rest()
         self._note.idle()
-        return self._tally.report(schema)
+        done = self._tally.report()
+        return Report(held=done.rows, keys=done.keys, seconds=done.seconds, schema=schema)
 
     def open(self, directory: Path, schema: Schema | None, rows_per_shard: int) -> Report:
         """Open this actor's spool, or tell it the schema, and keep the rows held back.
@@ -158,9 +165,7 @@ class SimulationActor:
         for position, group in self._groups(ids):
             rows, spent = self._simulate(position, group, self._schema)
             if self._schema is None and rows.x:
-                self._keep()
-                self._note.idle()
-                return self._tally.report(schema_of(rows, self._simulation.simulator.ragged))
+                return self._first_outputs(unit, rows, spent)
             self._hold(rows, spent)
             if spent > AT_ONCE or time.perf_counter() - kept > BUFFER:
                 self._keep()
@@ -168,6 +173,17 @@ class SimulationActor:
         self._keep()
         self._note.idle()
         return self._tally.report()
+
+    def _first_outputs(self, unit: int, rows: Rows, spent: float) -> Report:
+        """Keep what had no outputs, hold these rows back until `open`, and report their schema."""
+        self._keep()
+        done = self._tally.report()
+        self._note.begin(unit)
+        self._note.idle()
+        self._tally = Tally()
+        self._hold(rows, spent)
+        schema = schema_of(rows, self._simulation.simulator.ragged)
+        return replace(done, held=len(rows), schema=schema)
 
     def close(self) -> None:
         """Release the spool, so that the driver may fold it."""

@@ -38,7 +38,7 @@ class Worker:
     calls: dict[Any, Call] = field(default_factory=dict)
     started: bool = False
     opened: bool = False
-    probe: int = NOTHING  # the unit whose rows it holds back until the outputs are known
+    holding: int = NOTHING  # the unit of which it holds rows back until the outputs are known
 
     def send(self, method: str, *arguments: Any, unit: int = NOTHING) -> None:
         reference = getattr(self.handle, method).remote(*arguments)
@@ -47,8 +47,13 @@ class Worker:
     @property
     def units(self) -> list[int]:
         """Numbers of the units it has, the first one running."""
-        sent = [self.probe, *(call.unit for call in self.calls.values())]
+        sent = [self.holding, *(call.unit for call in self.calls.values())]
         return [unit for unit in dict.fromkeys(sent) if unit != NOTHING]
+
+    @property
+    def runs(self) -> bool:
+        """Whether a unit was sent to it after it was opened."""
+        return any(call.method == "run" for call in self.calls.values())
 
 
 @dataclass(frozen=True)

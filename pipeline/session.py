@@ -55,6 +55,7 @@ class Session:
         self.began: float | None = None
         self._schema: Schema | None = ledger.schema
         self._probing = self._schema is None
+        self._decided = False  # whether any simulation has come to an end
         self._deaths: Counter[tuple[int, Death]] = Counter()
         self._stillborn = 0
         self._next_unit = 0
@@ -110,6 +111,8 @@ class Session:
                 self._probe(worker)
                 continue
             if not worker.opened:
+                if worker.runs:  # it may come back with rows held, which `open` must answer for
+                    continue
                 self._open(worker)
             depth = self.work.depth() if self._schema else 1
             while len(worker.units) < depth and len(self.work):
@@ -126,9 +129,9 @@ class Session:
 
     def _probe(self, worker: Worker) -> None:
         """Give an actor its first simulations, to be held back until the outputs are known."""
-        if worker.probe != NOTHING or not len(self.work):
+        if worker.holding != NOTHING or not len(self.work):
             return
-        unit = worker.probe = self._unit(1 if self.units else PROBES)
+        unit = worker.holding = self._unit(1 if self.units else PROBES)
         worker.send("probe", unit, _compact(self.units[unit]), PROBE_SECONDS, unit=unit)
 
     def _end_probing(self) -> None:
@@ -140,7 +143,7 @@ class Session:
             call.method == "probe" for worker in self.crew.workers for call in worker.calls.values()
         )
         patient = self._schema is None or self.seconds < PROBE_SECONDS
-        if self._next_unit and not (probing and patient):
+        if self._decided and not (probing and patient):
             self._probing = False
             self.ledger.create(self._schema)
 
@@ -148,7 +151,9 @@ class Session:
         """Tell an actor where rows go; it answers for the ones it holds back."""
         worker.opened = True
         directory = self.ledger.writer.spool_directory
-        worker.send("open", directory, self._schema, self.ledger.rows_per_shard, unit=worker.probe)
+        worker.send(
+            "open", directory, self._schema, self.ledger.rows_per_shard, unit=worker.holding
+        )
 
     # --- taking back -------------------------------------------------------------------------
 
@@ -157,22 +162,23 @@ class Session:
         worker, unit, report = answer.worker, answer.call.unit, answer.result
         if answer.lost:
             self._bury(worker)
-        elif answer.call.method == "probe":
+        elif answer.call.method in ("probe", "run"):
+            self._decided = True
             self.work.learn(report.keys, report.seconds)
-            self.work.give_back(self.units[unit][report.rows :])
-            self.units[unit] = self.units[unit][: report.rows]
+            self._complete(unit, report)
+            worker.holding = unit if report.held else NOTHING
             self._found(report.schema)
         elif answer.call.method == "open" and unit != NOTHING:
-            worker.probe = NOTHING
+            worker.holding = NOTHING
             self._complete(unit, report)
-        elif answer.call.method == "run":
-            self.work.learn(report.keys, report.seconds)
-            self._complete(unit, report)
-            self._found(report.schema)
 
     def _complete(self, unit: int, report: Report) -> None:
+        """Book the rows kept, leave the unit those held back, and give back the rest."""
         ids = self.units.pop(unit)
-        self.work.give_back(ids[report.rows :])
+        kept, held = report.rows, report.rows + report.held
+        if report.held:
+            self.units[unit] = ids[kept:held]
+        self.work.give_back(ids[held:])
         self.outcomes += np.array(report.outcomes)
         self.busy += report.busy
         self._stillborn = 0
@@ -234,6 +240,7 @@ class Session:
         trace, seconds = simulator_part(dump), max(0.0, time.time() - note.began)
         self.ledger.record(self.simulation.failed(victims, theta, outcome, message, trace, seconds))
         self.outcomes[outcome] += len(victims)
+        self._decided = True
         self._stillborn = 0
         return ids[~guilty]
 
