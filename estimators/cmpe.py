@@ -59,6 +59,8 @@ class CMPE(Estimator):
         ValueError, TypeError: an argument out of its range or of another type.
     """
 
+    c: Tensor
+
     def __init__(
         self,
         problem: Problem,
@@ -102,7 +104,9 @@ class CMPE(Estimator):
         )
         self.sigma, self.epsilon, self.T, self.rho = sigma, epsilon, T, rho
         self.s0, self.s1, self.p_mean, self.p_std = s0, s1, p_mean, p_std
-        self.gain, self.c, self.steps = gain, huber * math.sqrt(problem.size), steps
+        self.gain, self.steps = gain, steps
+        c = torch.tensor(huber * math.sqrt(problem.size))
+        self.register_buffer("c", c, persistent=False)
         self.features = LogTimeFeatures(features)
         inputs = problem.size + self.summary.width + self.features.width
         self.network = ResidualMLP(inputs, problem.size, width=width, depth=depth, dropout=dropout)
@@ -121,7 +125,7 @@ class CMPE(Estimator):
         def compare(outputs: Tensor) -> tuple[Tensor, Tensor]:
             left, right = torch.addcmul(kept, out, outputs).unbind()
             gap = right - left
-            distance = gap.square().sum(dim=1).add_(self.c**2).sqrt_()
+            distance = torch.hypot(torch.linalg.vector_norm(gap, dim=1), self.c)
             slope = gap * out[1] * (share / distance).unsqueeze(1)
             return torch.dot(share, distance.sub_(self.c)), slope
 

@@ -127,10 +127,10 @@ def test_stopped_and_repeated_equals_uninterrupted(tmp_path, in_memory):
 
 def test_running_out_of_time_stops_and_continues(run):
     with pytest.raises(Stopped, match=r"train\.walltime=0\.05"):
-        train(configure(walltime=0.05, steps=400), run, stop=Stop())
-    result = train(configure(steps=400), run, stop=Stop())
-    assert result.steps == 400
-    free = train(configure(steps=400), make_run(run.path.parent / "free"), stop=Stop())
+        train(configure(walltime=0.05, steps=2000), run, stop=Stop())
+    result = train(configure(steps=2000), run, stop=Stop())
+    assert result.steps == 2000
+    free = train(configure(steps=2000), make_run(run.path.parent / "free"), stop=Stop())
     assert same(weights(result), weights(free))
 
 
