@@ -42,7 +42,11 @@ def rows(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def main() -> None:
     """Measure everything named, print the table, keep the JSON lines."""
     names = sys.argv[1:] or ALL
-    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    machine = {
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
     results = []
     for name in names:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)

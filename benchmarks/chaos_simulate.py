@@ -28,8 +28,8 @@ from typing import Any
 from cluster.connection import usable_cpus
 from pipeline.config import build
 from pipeline.run import Run
-from pipeline.session import PROBES
 from pipeline.simulate import simulate
+from pipeline.simulation.session import PROBES
 from pipeline.stop import stop_on_signals
 from pipeline.store import Store
 

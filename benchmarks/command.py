@@ -41,10 +41,9 @@ def main() -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        words = [f"budget={ROWS}", "test=0", "max_failed=1"]
+        words = ["-o", str(run), "-c", "configs/two_moons.yaml", f"budget={ROWS}", "test=0"]
         subprocess.run(
-            [sys.executable, "-m", "pipeline", "simulate", "-o", str(run)]
-            + ["-c", "configs/two_moons.yaml", *words],
+            [sys.executable, "-m", "pipeline", "simulate", *words],
             check=True,
             capture_output=True,
         )

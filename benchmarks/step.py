@@ -1,6 +1,6 @@
 """One optimiser step of CMPE beside the bare cost of its network, on one thread.
 
-step   loss + backward + `pipeline.weights.Weights.step` (AdamW, moving average): what training runs
+step   loss + backward + `pipeline.training.weights.Weights.step` (AdamW, moving average): what training runs
 bare   forward without gradient + forward + backward of the same network on a fixed input
 """
 
@@ -17,7 +17,7 @@ import torch
 
 import estimators
 from estimators.cmpe import CMPE
-from pipeline.weights import Weights
+from pipeline.training.weights import Weights
 
 BLOCK = 25  # calls of one plain loop; the two loops take turns
 

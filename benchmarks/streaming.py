@@ -24,8 +24,8 @@ import torch
 
 import estimators
 from pipeline.dataset import Batch, Order, Resident, Stream, Table
-from pipeline.loop import Loop, Recipe, Team
 from pipeline.store import Rows, Schema, Spool, Store
+from pipeline.training.loop import Loop, Recipe, Team
 
 WIDTH, PARAMETERS, BATCH = 1000, 4, 256
 NAMES = tuple("abcd")

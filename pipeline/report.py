@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from pipeline import page
 from pipeline.errors import UsageError
-from pipeline.facts import Facts, count
-from pipeline.page import Card
-from pipeline.pictures import posterior_pictures, simulation_pictures
 from pipeline.progress import duration
+from pipeline.reporting import page
+from pipeline.reporting.facts import Facts, count
+from pipeline.reporting.page import Card
+from pipeline.reporting.pictures import posterior_pictures, simulation_pictures
 from pipeline.run import Run, write_whole
 
 SHOWN_FAILURES = 20

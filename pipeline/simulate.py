@@ -19,14 +19,14 @@ import numpy as np
 import cluster
 from cluster.connection import Cluster
 from cluster.preflight import facts
-from pipeline.actor import DISTRIBUTIONS, PACKAGES, Job
-from pipeline.crew import Crew, pickled
 from pipeline.errors import PipelineError, TooManyFailed, UsageError
-from pipeline.ledger import Ledger
 from pipeline.progress import Progress, say
 from pipeline.run import STREAMS, Run
-from pipeline.session import LOOK, RAY_DIED, Session
-from pipeline.simulation import Simulation
+from pipeline.simulation.actor import DISTRIBUTIONS, PACKAGES, Job
+from pipeline.simulation.crew import Crew, pickled
+from pipeline.simulation.ledger import Ledger
+from pipeline.simulation.session import LOOK, RAY_DIED, Session
+from pipeline.simulation.task import Simulation
 from pipeline.stop import Stop
 from pipeline.store import Outcome, Store
 

@@ -9,6 +9,7 @@ from typing import Any
 from evaluation.journal import Journal
 from pipeline import config as configuration
 from pipeline.config import Config
+from pipeline.progress import say
 from pipeline.run import Run
 from pipeline.stop import Stop
 
@@ -80,10 +81,15 @@ def publish(config: Config, run: Run) -> None:
 
 def everything(config: Config, run: Run, stop: Stop) -> dict[str, Any]:
     """Run all stages; a repeat does only what is missing."""
+    simulator, estimator = config.simulator.name, config.estimator.name
+    say(
+        f"run: {run.path}: {config.budget} simulations of {simulator}, {config.test} to test {estimator}"
+    )
     simulate(config, run, stop)
     stop.check("run")
     train(config, run, stop)
     stop.check("run")
     result = evaluate(config, run, stop)
+    say("report and tracking ...")
     publish(config, run)
     return result

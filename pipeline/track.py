@@ -36,7 +36,7 @@ def sync(run: Run, uri: str, experiment: str) -> Added:
         PipelineError: MLflow cannot be reached or refused.
     """
     from evaluation import tracking
-    from pipeline.history import History
+    from pipeline.reporting.history import History
 
     own = run.path.resolve() / "artefacts" if uri.startswith("sqlite:") else None
     with tempfile.TemporaryDirectory() as folder:

@@ -17,15 +17,15 @@ from pathlib import Path
 import torch
 
 import estimators
-from pipeline import checkpoint
 from pipeline.config import Config
 from pipeline.errors import PipelineError, Stopped, UsageError
-from pipeline.keeper import Event, Keeper
-from pipeline.loop import Loop, Team
 from pipeline.progress import Progress, duration, say
 from pipeline.run import Run, write_whole
 from pipeline.stop import Stop
-from pipeline.training import Training
+from pipeline.training import checkpoint
+from pipeline.training.keeper import Event, Keeper
+from pipeline.training.loop import Loop, Team
+from pipeline.training.setup import Training
 
 DONE, POSTERIOR = "done.json", "posterior"
 
@@ -118,7 +118,7 @@ def _train(training: Training, stop: Stop, log: Callable[[Event], None]) -> None
                 progress.update(event["step"], event["info"])
 
         if training.config.train.workers:
-            from pipeline.workers import fit_on_workers
+            from pipeline.training.workers import fit_on_workers
 
             reason = fit_on_workers(training, stop, handle)
         else:

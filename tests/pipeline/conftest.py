@@ -13,7 +13,7 @@ import pytest
 from pipeline import config as configuration
 from pipeline.config import Config, simulator_of
 from pipeline.run import STREAMS, Run
-from pipeline.simulation import Simulation, schema_of
+from pipeline.simulation.task import Simulation, schema_of
 from pipeline.stages import _log
 from pipeline.stop import Stop
 from pipeline.store import Outcome, Spool, Store

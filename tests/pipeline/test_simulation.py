@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.seed import generators
-from pipeline.simulation import Simulation, check_schema, schema_of
+from pipeline.simulation.task import Simulation, check_schema, schema_of
 from pipeline.store import Outcome
 from simulators import Uniform, simulator
 

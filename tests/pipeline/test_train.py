@@ -18,7 +18,7 @@ from pipeline.run import Run
 from pipeline.stop import Stop
 from pipeline.store import Rows, Schema, Spool, Store
 from pipeline.train import TrainResult, train
-from pipeline.training import Training
+from pipeline.training.setup import Training
 from simulators import Independent, Uniform
 
 N = 600

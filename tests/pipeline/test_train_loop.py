@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import checkpoint
 from pipeline.dataset import Batch, Order, Resident
 from pipeline.errors import PipelineError
-from pipeline.loop import Loop, Recipe, Team
-from pipeline.weights import Weights
+from pipeline.training import checkpoint
+from pipeline.training.loop import Loop, Recipe, Team
+from pipeline.training.weights import Weights
 
 
 class Regression(nn.Module):

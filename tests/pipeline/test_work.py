@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from pipeline.work import TARGET, Work
+from pipeline.simulation.work import TARGET, Work
 
 
 @given(

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import checkpoint
-from pipeline.loop import Loop
 from pipeline.run import write_whole
+from pipeline.training import checkpoint
+from pipeline.training.loop import Loop
 
 Event = dict[str, Any]
 LOOK_SECONDS = 0.2  # between two looks

@@ -20,7 +20,7 @@ from evaluation.journal import Journal
 from evaluation.tracking import Point, Record
 from pipeline.config import flat, read
 from pipeline.evaluate import numbers
-from pipeline.pictures import posterior_pictures
+from pipeline.reporting.pictures import posterior_pictures
 from pipeline.run import Run
 
 SIMULATIONS = "simulations"  # key of the record before the first training

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline.dataset import Batch, mix
 from pipeline.errors import PipelineError
-from pipeline.weights import Weights
+from pipeline.training.weights import Weights
 
 if TYPE_CHECKING:
     from estimators import Estimator

@@ -12,9 +12,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from pipeline.actor import Job, SimulationActor
 from pipeline.errors import PipelineError
-from pipeline.note import NOTHING
+from pipeline.simulation.actor import Job, SimulationActor
+from pipeline.simulation.note import NOTHING
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 LEAVE = 20.0  # seconds that actors get to close their spools

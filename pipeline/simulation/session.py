@@ -9,16 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.actor import Report
-from pipeline.crew import Answer, Crew, Worker
 from pipeline.errors import PipelineError, UsageError
-from pipeline.ledger import Ledger
-from pipeline.note import NOTHING, Death, Note, crash_reason, read_death, read_note, simulator_part
 from pipeline.progress import Progress, duration
-from pipeline.simulation import Simulation
+from pipeline.simulation.actor import Report
+from pipeline.simulation.crew import Answer, Crew, Worker
+from pipeline.simulation.ledger import Ledger
+from pipeline.simulation.note import (
+    NOTHING,
+    Death,
+    Note,
+    crash_reason,
+    read_death,
+    read_note,
+    simulator_part,
+)
+from pipeline.simulation.task import Simulation
+from pipeline.simulation.work import Work
 from pipeline.stop import Stop
 from pipeline.store import Outcome, Schema
-from pipeline.work import Work
 
 PROBES = 3  # simulations that one actor tries before anything is written
 PROBE_SECONDS = 1.0  # it tries no second one if the first took longer

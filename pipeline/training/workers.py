@@ -18,10 +18,10 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.errors import PipelineError, UsageError
-from pipeline.keeper import Event
 from pipeline.run import Run, write_whole
 from pipeline.stop import Stop
-from pipeline.training import Training
+from pipeline.training.keeper import Event
+from pipeline.training.setup import Training
 
 EVENTS, STOP, RAY = "events.jsonl", "stop", "ray"
 POLL_SECONDS = 0.2
@@ -96,8 +96,8 @@ def _work(given: dict[str, Any]) -> tuple[str, str]:
     import ray.train
     import torch
 
-    from pipeline.loop import Team
     from pipeline.train import fit
+    from pipeline.training.loop import Team
 
     context = ray.train.get_context()
     config: Config = given["config"]

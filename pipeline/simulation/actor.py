@@ -14,8 +14,8 @@ import numpy as np
 
 from cluster.preflight import Facts, differences, facts
 from pipeline.errors import PipelineError, UsageError
-from pipeline.note import Notebook
-from pipeline.simulation import Simulation, check_schema, schema_of
+from pipeline.simulation.note import Notebook
+from pipeline.simulation.task import Simulation, check_schema, schema_of
 from pipeline.store import Outcome, Rows, Schema, Spool
 from pipeline.store.rows import concatenate
 

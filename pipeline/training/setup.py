@@ -20,9 +20,9 @@ import estimators
 from pipeline.config import Config
 from pipeline.dataset import Batch, Order, Resident, Stream, Table, mix
 from pipeline.errors import UsageError
-from pipeline.loop import Loop, Recipe, Team
 from pipeline.run import Run
 from pipeline.store import Store
+from pipeline.training.loop import Loop, Recipe, Team
 from simulators import Prior, prior_from
 
 DEFAULT_STEPS = 30_000

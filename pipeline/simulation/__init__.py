@@ -1,0 +1,1 @@
+"""The parts of the simulation stage: tasks, actors, and the driver that keeps them busy."""
