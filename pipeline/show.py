@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -243,10 +246,18 @@ def _figure(value: Any) -> tuple[str, str]:
     return "-", definition
 
 
+def command() -> str:
+    """Return how this command can be called again from the working directory."""
+    if shutil.which("sbiflow"):
+        return "sbiflow"
+    called = Path(sys.argv[0])
+    return os.path.relpath(called) if called.name == "sbiflow" else "python -m pipeline"
+
+
 def summary(config: Config, run: Run, result: dict[str, Any]) -> str:
     """Return what a finished run prints: figures, report, UI."""
     counts = status(status_values(config, run))
     return (
         f"{counts}\n\n{metrics(result)}\n\nreport  {run.report.resolve()}\n"
-        f"UI      sbiflow ui -o {run.path}   (then open http://127.0.0.1:5000)"
+        f"UI      {command()} ui -o {run.path}   (then open http://127.0.0.1:5000)"
     )
