@@ -54,7 +54,7 @@ def attach(alive: Callable[[], bool], **options: Any) -> Iterator[Cluster]:
                 configure_logging=True,
                 **options,
             )
-        except (RuntimeError, ConnectionError, TimeoutError, ValueError) as error:
+        except Exception as error:  # Ray raises plain `Exception` when its daemons do not come up
             reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
             raise ConnectionError(f"cannot start or reach Ray: {reason}") from error
     try:

@@ -27,9 +27,7 @@ from pipeline.store.shard import write_shard
 
 MAGIC = b"SBI1"
 HEADER = struct.Struct("<4sIQIIII")  # magic, rows, bytes of body, bytes of layout, three CRC-32
-SYNC_EVERY = (
-    5.0  # seconds between two flushes to the device; only a power cut can lose what lies between
-)
+SYNC_EVERY = 5.0  # seconds between two flushes to the device, for the sake of power cuts
 SHARD_BYTES = 32 << 20  # a spool as long as this becomes a shard, however few its rows
 
 
