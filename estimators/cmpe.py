@@ -33,7 +33,8 @@ import torch
 from torch import Tensor
 
 from estimators.estimator import Estimator, Problem, within
-from estimators.network import LogTimeFeatures, ResidualMLP
+from estimators.network.mlp import ResidualMLP
+from estimators.network.time import LogTimeFeatures
 
 
 class CMPE(Estimator):
@@ -53,7 +54,7 @@ class CMPE(Estimator):
         huber: c / sqrt(D).
         steps: network passes for a draw.
         bounds: treatment of bounded parameters, see `estimators.transform`.
-        summary, summary_arguments: the summary network, see `estimators.network`.
+        summary, summary_arguments: the summary network, see `estimators.summary`.
 
     Raises:
         ValueError, TypeError: an argument out of its range or of another type.

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from estimators.network import summary_network
+from estimators.summary import summary_network
 from estimators.transform import parameter_transform
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Estimator(nn.Module):
     Arguments:
         problem: names, bounds and shapes.
         bounds: treatment of bounded parameters, see `estimators.transform`.
-        summary: name of the summary network, see `estimators.network`.
+        summary: name of the summary network, see `estimators.summary`.
         summary_arguments: the summary network's own settings.
     """
 

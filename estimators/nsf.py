@@ -32,7 +32,7 @@ class NSF(Estimator):
         passes: passes through that network for one draw: 2 is coupling, None is autoregressive
             (D passes).
         bounds: treatment of bounded parameters; a bijection where the prior has bounds.
-        summary, summary_arguments: the summary network, see `estimators.network`.
+        summary, summary_arguments: the summary network, see `estimators.summary`.
 
     Raises:
         ValueError, TypeError: an argument out of its range or of another type.

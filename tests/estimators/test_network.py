@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from estimators.network import DeepSet, Identity, LogTimeFeatures, ResidualMLP
+from estimators.network.mlp import ResidualMLP
+from estimators.network.time import LogTimeFeatures
+from estimators.summary.deepset import DeepSet
+from estimators.summary.identity import Identity
 
 
 def test_output_starts_at_zero() -> None:

@@ -30,7 +30,7 @@ def test_unknown_name(name: str, message: str) -> None:
 
 def test_something_else_behind_the_name() -> None:
     with pytest.raises(TypeError, match="subclass"):
-        estimators.create("estimators.network:DeepSet", THETA, X)
+        estimators.create("estimators.summary.deepset:DeepSet", THETA, X)
 
 
 def test_unknown_argument() -> None:

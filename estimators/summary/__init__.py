@@ -1,0 +1,38 @@
+"""Summary networks: one vector for the outputs of one simulation, trained with the estimator."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from estimators.registry import suggest
+
+if TYPE_CHECKING:
+    from estimators.summary.base import Summary
+
+TABLE = {
+    "deepset": "estimators.summary.deepset:DeepSet",
+    "identity": "estimators.summary.identity:Identity",
+}
+
+
+def summary_network(
+    name: str, shapes: Mapping[str, tuple[int, ...]], arguments: Mapping[str, Any]
+) -> Summary:
+    """Return the summary network of this name.
+
+    Arguments:
+        name: one of the table above.
+        shapes: name -> shape of one simulation's output.
+        arguments: the network's own settings.
+
+    Raises:
+        LookupError: there is none of this name.
+        TypeError: it has no such argument.
+    """
+    if name not in TABLE:
+        raise LookupError(f"unknown summary {name!r}{suggest(name, sorted(TABLE))}")
+    module, _, attribute = TABLE[name].partition(":")
+    network: Summary = getattr(importlib.import_module(module), attribute)(shapes, **arguments)
+    return network

@@ -1,0 +1,40 @@
+"""No network at all: the standardised outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from estimators.summary.base import Summary
+from estimators.transform import LIMIT, Standardizer
+
+
+class Identity(Summary):
+    """The standardised outputs themselves, flattened and joined in the order of their names.
+
+    Arguments:
+        shapes: name -> shape of one simulation's output.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self.names = sorted(shapes)
+        self.width = sum(math.prod(shapes[name]) for name in self.names)
+        self.standard = Standardizer((self.width,))
+
+    def fit(self, x: Mapping[str, Tensor]) -> None:
+        self.standard.fit(self._flat(x))
+
+    def forward(self, x: Mapping[str, Tensor]) -> Tensor:
+        return self.standard(self._flat(x)).clamp(-LIMIT, LIMIT)
+
+    def _flat(self, x: Mapping[str, Tensor]) -> Tensor:
+        parts = [_vectors(x[name]) for name in self.names]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _vectors(values: Tensor) -> Tensor:
+    return values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
