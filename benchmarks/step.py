@@ -48,13 +48,13 @@ def measure(
 
     assert isinstance(model, CMPE)
     network = model.network
-    inputs = torch.randn(batch, network.first.in_features)
+    inputs = torch.randn(batch, 2), torch.randn(batch, 2), torch.randn(batch, network.time)
     bare_parameters = list(network.parameters())
 
     def bare() -> None:
         with torch.no_grad():
-            target = network(inputs)
-        loss = (network(inputs) - target).square().mean()
+            target = network(*inputs)
+        loss = (network(*inputs) - target).square().mean()
         for parameter in bare_parameters:
             parameter.grad = None
         loss.backward()

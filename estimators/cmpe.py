@@ -33,17 +33,18 @@ import torch
 from torch import Tensor
 
 from estimators.estimator import Estimator, Problem, within
-from estimators.network.mlp import ResidualMLP
+from estimators.network import free_form_network
 from estimators.network.time import LogTimeFeatures
 
 
 class CMPE(Estimator):
-    """Posterior estimator by consistency training with a free-form residual perceptron.
+    """Posterior estimator by consistency training with a free-form network.
 
     Arguments:
         problem: names, bounds and shapes.
-        width, depth: units and residual layers of F.
-        dropout: share of units that a mask silences while training.
+        network: name of F, see `estimators.network`.
+        width, depth, dropout: its size and dropout; None is the network's own default.
+        network_arguments: its other settings.
         features: frequencies of log t that F sees.
         gain: factor on the inputs u and x of F: the spatial frequencies F starts with.
         sigma: s, the spread of the standardised parameters.
@@ -66,9 +67,11 @@ class CMPE(Estimator):
         self,
         problem: Problem,
         *,
-        width: int = 256,
-        depth: int = 2,
-        dropout: float = 0.0,
+        network: str = "mlp",
+        width: int | None = None,
+        depth: int | None = None,
+        dropout: float | None = None,
+        network_arguments: Mapping[str, Any] | None = None,
         features: int = 16,
         gain: float = 6.0,
         sigma: float = 1.0,
@@ -85,9 +88,6 @@ class CMPE(Estimator):
         summary: str = "identity",
         summary_arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        within("width", width, 1, integer=True)
-        within("depth", depth, 0, integer=True)
-        within("dropout", dropout, 0, 0.99)
         within("features", features, 1, integer=True)
         within("gain", gain, 1e-6)
         within("sigma", sigma, 1e-6)
@@ -109,8 +109,13 @@ class CMPE(Estimator):
         c = torch.tensor(huber * math.sqrt(problem.size))
         self.register_buffer("c", c, persistent=False)
         self.features = LogTimeFeatures(features)
-        inputs = problem.size + self.summary.width + self.features.width
-        self.network = ResidualMLP(inputs, problem.size, width=width, depth=depth, dropout=dropout)
+        self.network = free_form_network(
+            network,
+            problem.size,
+            self.summary.width,
+            self.features.width,
+            {"width": width, "depth": depth, "dropout": dropout, **(network_arguments or {})},
+        )
         self._stages: dict[tuple[int, torch.device], Stage] = {}
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
@@ -119,8 +124,6 @@ class CMPE(Estimator):
         time, skip, out, scale = columns[..., :4].split(1, dim=-1)
         masks = self.network.masks(len(u), u.device)
         noisy = torch.addcmul(u, time, torch.randn_like(u))
-        contexts = context.expand(2, *context.shape)
-        inputs = torch.cat([scale * noisy, contexts, columns[..., 4:]], dim=-1)
         kept, share = skip * noisy, weight / len(u)
 
         def compare(outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +133,7 @@ class CMPE(Estimator):
             slope = gap * out[1] * (share / distance).unsqueeze(1)
             return torch.dot(share, distance.sub_(self.c)), slope
 
-        return self.network.contrast(inputs, masks, compare)
+        return self.network.contrast(scale * noisy, context, columns[..., 4:], masks, compare)
 
     def consistency(self, noisy: Tensor, context: Tensor, columns: Tensor) -> Tensor:
         """Return f(u_t, t; x), shape (rows, D).
@@ -141,8 +144,8 @@ class CMPE(Estimator):
             columns: `self.columns(t)` for the rows' times.
         """
         _, skip, out, scale = columns[:, :4].split(1, dim=1)
-        inputs = torch.cat([scale * noisy, context, columns[:, 4:]], dim=1)
-        return torch.addcmul(skip * noisy, out, self.network(inputs))
+        output = self.network(scale * noisy, context, columns[:, 4:])
+        return torch.addcmul(skip * noisy, out, output)
 
     def columns(self, t: Tensor) -> Tensor:
         """Return t, c_skip, c_out, gain c_in and the features of times (rows,), side by side."""

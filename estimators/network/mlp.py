@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,59 +9,73 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-Comparison = Callable[[Tensor], tuple[Tensor, Tensor]]
+from estimators.estimator import within
+from estimators.network.base import Comparison, FreeForm
 
 
-class ResidualMLP(nn.Module):
-    """Maps vectors to vectors through residual SiLU layers; its output starts at zero.
+class ResidualMLP(FreeForm):
+    """Residual SiLU layers on v = (noisy parameter, context, time); the output starts at zero.
 
         h_0 = silu(W_0 v + b_0),   h_k = h_{k-1} + m_k silu(W_k h_{k-1} + b_k),   out = W h_K + b
 
-    The dropout masks m_k can be drawn once and given to several passes.
-
     Arguments:
-        inputs, outputs: sizes of a vector.
+        size, context, time: D, C and F.
         width: units in a layer.
         depth: number K of residual layers.
-        dropout: share of a layer's units that a mask silences.
+        dropout: share of a layer's units that a mask m_k silences.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, width: int, depth: int, dropout: float = 0.0):
-        super().__init__()
-        self.first = nn.Linear(inputs, width)
+    def __init__(
+        self,
+        size: int,
+        context: int,
+        time: int,
+        *,
+        width: int = 256,
+        depth: int = 2,
+        dropout: float = 0.0,
+    ) -> None:
+        within("width", width, 1, integer=True)
+        within("depth", depth, 0, integer=True)
+        within("dropout", dropout, 0, 0.99)
+        super().__init__(size, context, time)
+        self.first = nn.Linear(size + context + time, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.last = nn.Linear(width, outputs)
+        self.last = nn.Linear(width, size)
         self.keep = 1.0 - dropout
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
+    @property
+    def floats(self) -> int:
+        return self.first.in_features + 3 * self.first.out_features
+
     def masks(self, rows: int, device: torch.device) -> Tensor | None:
-        """Return fresh masks (K, rows, width) for training, None where nothing is dropped."""
+        """Return fresh masks (K, rows, width)."""
         if not self.training or self.keep == 1.0:
             return None
         shape = (len(self.layers), rows, self.first.out_features)
         return torch.empty(shape, device=device).bernoulli_(self.keep).div_(self.keep)
 
-    def forward(self, v: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Return the outputs (rows, outputs) for inputs (rows, inputs)."""
-        h = F.silu(self.first(v))
+    def forward(
+        self, noisy: Tensor, context: Tensor, time: Tensor, masks: Tensor | None = None
+    ) -> Tensor:
+        h = F.silu(self.first(torch.cat([noisy, context, time], dim=-1)))
         for k, layer in enumerate(self.layers):
             update = F.silu(layer(h))
             h = h + update if masks is None else torch.addcmul(h, update, masks[k])
         return self.last(h)
 
-    def contrast(self, v: Tensor, masks: Tensor | None, compare: Comparison) -> Tensor:
-        """Return a loss between the outputs for two inputs; only the second has a gradient.
-
-        The same as `compare` of two calls, the first without gradient, with fewer small operations:
-        in a small network these take a noticeable share of the time.
-
-        Arguments:
-            v: both inputs, shape (2, rows, inputs).
-            masks: as from `masks(rows, device)`, for both.
-            compare: both outputs (2, rows, outputs) -> loss () and its derivative by the second
-                output (rows, outputs).
-        """
+    def contrast(
+        self,
+        noisy: Tensor,
+        context: Tensor,
+        time: Tensor,
+        masks: Tensor | None,
+        compare: Comparison,
+    ) -> Tensor:
+        """The same with fewer small operations, which take a noticeable share of the time here."""
+        v = torch.cat([noisy, context.expand(2, *context.shape), time], dim=-1)
         layers = [self.first, *self.layers, self.last]
         parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
         return _Contrast.apply(v, masks, compare, *parameters)

@@ -106,13 +106,13 @@ def test_student_and_teacher_share_the_dropout_mask() -> None:
     f = model(dropout=0.5)
     f.train()
     masks = f.network.masks(64, torch.device("cpu"))
-    v = torch.randn(64, f.network.first.in_features)
-    assert torch.equal(f.network(v, masks), f.network(v, masks))
-    assert not torch.equal(f.network(v, masks), f.network(v, f.network.masks(64, v.device)))
-    assert torch.stack([f.network.masks(64, v.device) for _ in range(200)]).mean().item() == (
+    v = torch.randn(64, 2), torch.randn(64, 11), torch.randn(64, f.features.width)
+    assert torch.equal(f.network(*v, masks), f.network(*v, masks))
+    assert not torch.equal(f.network(*v, masks), f.network(*v, f.network.masks(64, masks.device)))
+    assert torch.stack([f.network.masks(64, masks.device) for _ in range(200)]).mean().item() == (
         pytest.approx(1.0, abs=0.01)
     )
-    assert f.eval().network.masks(64, v.device) is None
+    assert f.eval().network.masks(64, masks.device) is None
 
 
 def test_steps_are_a_number_or_times() -> None:

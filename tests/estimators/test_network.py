@@ -1,29 +1,74 @@
-"""Networks: the zero start, features of time, summaries."""
+"""Networks: the contract of free-form networks, features of time, summaries."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from estimators.network import TABLE, free_form_network
+from estimators.network.base import FreeForm
 from estimators.network.mlp import ResidualMLP
 from estimators.network.time import LogTimeFeatures
 from estimators.summary.deepset import DeepSet
 from estimators.summary.identity import Identity
 
-
-def test_output_starts_at_zero() -> None:
-    assert not ResidualMLP(3, 2, width=16, depth=2)(torch.randn(5, 3)).any()
+SETTINGS = {"adaptive_mlp": {"width": 16}, "mlp": {"width": 16}, "transformer": {"width": 8}}
 
 
-@pytest.mark.parametrize("depth", [0, 2])
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_contrast_has_the_gradient_of_two_calls(depth: int, dropout: float) -> None:
+def make(name: str, size: int = 9, *, trained: bool = True) -> FreeForm:
     torch.manual_seed(0)
-    network = ResidualMLP(3, 2, width=16, depth=depth, dropout=dropout).double()
+    network = free_form_network(name, size, 3, 4, SETTINGS.get(name, {"width": 4}))
+    for parameter in network.parameters() if trained else ():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+def inputs(rows: int = 5, size: int = 9) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(1)
+    return torch.randn(rows, size), torch.randn(rows, 3), torch.randn(rows, 4)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_output_starts_at_zero(name: str) -> None:
+    output = make(name, trained=False)(*inputs())
+    assert output.shape == (5, 9)
+    assert not output.any()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_rows_are_independent_and_all_inputs_count(name: str) -> None:
+    network, given = make(name), inputs()
+    whole = network(*given)
+    assert torch.allclose(network(*(v[2:3] for v in given)), whole[2:3], atol=1e-5)
+    for k in range(3):
+        changed = list(given)
+        changed[k] = changed[k] + 0.5
+        assert not torch.allclose(network(*changed), whole, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_parameter_is_reached(name: str) -> None:
+    network = make(name)
+    network(*inputs()).square().sum().backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_contrast_has_the_gradient_of_two_calls(name: str, dropout: float) -> None:
+    if dropout and name in ("transformer", "unet"):
+        pytest.skip("no dropout there")
+    given = {**SETTINGS.get(name, {"width": 4}), **({"dropout": dropout} if dropout else {})}
+    torch.manual_seed(0)
+    network = free_form_network(name, 4, 3, 4, given).double()
     for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    v = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
-    masks = network.masks(5, v.device)
+        torch.nn.init.normal_(parameter, std=0.3)
+    noisy = torch.randn(2, 5, 4, dtype=torch.float64)
+    context = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    time = torch.randn(2, 5, 4, dtype=torch.float64)
+    masks = network.masks(5, noisy.device)
     masks = None if masks is None else masks.double()
     assert (masks is None) == (dropout == 0.0)
 
@@ -32,18 +77,56 @@ def test_contrast_has_the_gradient_of_two_calls(depth: int, dropout: float) -> N
         return gap.pow(4).sum(), 4 * gap.pow(3)
 
     def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
-        return list(torch.autograd.grad(3 * loss, [v, *network.parameters()], allow_unused=True))
+        return list(torch.autograd.grad(3 * loss, [context, *network.parameters()]))
 
     with torch.no_grad():
-        first = network(v[0], masks)
-    loss = network.contrast(v, masks, compare)
-    expected, _ = compare(torch.stack([first, network(v[1], masks)]))
+        first = network(noisy[0], context, time[0], masks)
+    loss = network.contrast(noisy, context, time, masks, compare)
+    second = network(noisy[1], context, time[1], masks)
+    expected, _ = compare(torch.stack([first, second]))
     torch.testing.assert_close(loss, expected)
     for ours, theirs in zip(gradients(loss), gradients(expected), strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_features_of_time() -> None:
+def test_perceptron_without_layers() -> None:
+    network = ResidualMLP(2, 3, 4, width=8, depth=0)
+    torch.nn.init.normal_(network.last.weight)
+    assert network(*inputs(size=2)).shape == (5, 2)
+
+
+@pytest.mark.parametrize("shape", [[4, 6], [2, 3, 4], [1, 24], [5, 5], [7, 3]])
+def test_images_of_any_shape(shape: list[int]) -> None:
+    size = int(torch.tensor(shape).prod())
+    network = free_form_network("unet", size, 3, 4, {"width": 4, "image": shape})
+    torch.nn.init.normal_(network.last.weight)
+    assert network(*inputs(size=size)).shape == (5, size)
+
+
+def test_unet_of_the_paper_fits_fashion_mnist() -> None:
+    network = free_form_network("unet", 784, 128, 64, {})
+    output = network(torch.randn(2, 784), torch.randn(2, 128), torch.randn(2, 64))
+    assert output.shape == (2, 784)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "error", "message"),
+    [
+        ("mpl", {}, LookupError, "did you mean 'mlp'"),
+        ("mlp", {"widht": 3}, TypeError, "'widht'.*did you mean 'width'"),
+        ("mlp", {"width": 0}, ValueError, "width"),
+        ("unet", {"dropout": 0.1}, TypeError, "dropout"),
+        ("unet", {}, ValueError, "does not hold 7 parameters"),
+        ("unet", {"image": [2, 3]}, ValueError, r"\[2, 3\] does not hold 7"),
+        ("transformer", {"heads": 3}, ValueError, "heads"),
+    ],
+)
+def test_bad_network_is_named(name: str, given: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        free_form_network(name, 7, 3, 4, given)
+
+
+def test_features_of_log_time() -> None:
     features = LogTimeFeatures(2, highest=8.0)(torch.tensor([1.0, torch.e**2]))
     expected = torch.tensor([0.5, 4.0])
     assert torch.allclose(features[0], torch.tensor([0.0, 0.0, 1.0, 1.0]))
@@ -64,14 +147,6 @@ def test_deepset_ignores_the_order_of_elements() -> None:
     assert summary(x).shape == (5, 7)
     assert torch.allclose(summary(x), summary(shuffled), atol=1e-6)
     assert not torch.allclose(summary(x), summary({**x, "y": x["y"] + 1}), atol=1e-3)
-
-
-def test_deepset_standardises_elements_together() -> None:
-    summary = DeepSet({"x": (50, 2)})
-    x = 3 + 5 * torch.randn(200, 50, 2)
-    summary.fit({"x": x})
-    assert torch.allclose(summary.standard["x"].mean, torch.full((2,), 3.0), atol=0.2)
-    assert torch.allclose(summary.standard["x"].scale, torch.full((2,), 5.0), atol=0.2)
 
 
 def test_deepset_refuses_a_number() -> None:

@@ -39,7 +39,7 @@ def test_unknown_argument() -> None:
 
 
 def test_arguments_are_the_configuration() -> None:
-    assert estimators.arguments("cmpe")["width"] == 256
+    assert estimators.arguments("cmpe")["network"] == "mlp"
     assert "problem" not in estimators.arguments("nsf")
 
 
