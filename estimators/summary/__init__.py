@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from estimators.summary.base import Summary
 
 TABLE = {
+    "cnn": "estimators.summary.cnn:CNN",
     "deepset": "estimators.summary.deepset:DeepSet",
+    "fusion": "estimators.summary.fusion:Fusion",
     "identity": "estimators.summary.identity:Identity",
+    "recurrent": "estimators.summary.recurrent:Recurrent",
+    "set_transformer": "estimators.summary.set_transformer:SetTransformer",
+    "temporal_transformer": "estimators.summary.temporal_transformer:TemporalTransformer",
 }
 
 

@@ -1,10 +1,17 @@
-"""The base of every summary network."""
+"""What every summary network is, and what those of series and sets begin with."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
+
+from estimators.estimator import within
+from estimators.transform import LIMIT, Standardizer
+
+MASK = "_mask"  # an output of varying length comes padded, with the mask of this ending beside it
 
 
 class Summary(nn.Module):
@@ -15,3 +22,81 @@ class Summary(nn.Module):
     def fit(self, x: Mapping[str, Tensor]) -> None:
         """Standardise by training outputs."""
         raise NotImplementedError
+
+
+def sizes(**numbers: int) -> None:
+    """Raise ValueError or TypeError that names the number unless all are whole and at least 1."""
+    for name, number in numbers.items():
+        within(name, number, 1, integer=True)
+
+
+def masked(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str | None]:
+    """Return the outputs in the order of their names, each with the name of its mask, if any."""
+    outputs = [n for n in sorted(shapes) if not (n.endswith(MASK) and n[: -len(MASK)] in shapes)]
+    return {n: n + MASK if n + MASK in shapes else None for n in outputs}
+
+
+class Elements(nn.Module):
+    """The elements of series or sets: standardised channels (rows, L, C) and which are present.
+
+    Outputs of equal length L are joined as channels, in the order of their names. A channel has one
+    mean and one scale, over all simulations and elements; absent elements are zero.
+
+    Arguments:
+        shapes: name -> shape (L, ...) of one simulation's output, with at most one mask (L,).
+
+    Raises:
+        ValueError: a number, lengths that differ, or more than one mask.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self.masks = masked(shapes)
+        lengths = {}
+        for name in self.masks:
+            if not shapes[name]:
+                raise ValueError(f"output {name!r} is a number, no series or set")
+            lengths[name] = shapes[name][0]
+        ragged = [mask for mask in self.masks.values() if mask]
+        if len(set(lengths.values())) != 1 or (ragged and len(lengths) > 1):
+            raise ValueError(
+                f"outputs of lengths {lengths} ({len(ragged)} of them varying) cannot be joined; "
+                "give each its own network with summary 'fusion'"
+            )
+        (self.length,) = set(lengths.values())
+        self.mask = ragged[0] if ragged else None
+        self.channels = sum(math.prod(shapes[name][1:]) for name in self.masks)
+        self.standard = Standardizer((self.channels,))
+
+    def fit(self, x: Mapping[str, Tensor]) -> None:
+        """Take mean and scale of each channel from the present elements."""
+        values, present = self._raw(x)
+        flat = values.flatten(0, 1) if present is None else values[present]
+        if len(flat):
+            self.standard.fit(flat)
+
+    def forward(self, x: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the elements (rows, L, C) and the mask, bool (rows, L), None: all are present."""
+        values, present = self._raw(x)
+        values = self.standard(values).clamp(-LIMIT, LIMIT)
+        return (values if present is None else keep(values, present)), present
+
+    def _raw(self, x: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        parts = [
+            x[name].flatten(2) if x[name].ndim > 2 else x[name][..., None] for name in self.masks
+        ]
+        values = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        return values, None if self.mask is None else x[self.mask] > 0
+
+
+def keep(values: Tensor, present: Tensor) -> Tensor:
+    """Return values (rows, L, ...) with zeros where `present` (rows, L) says no."""
+    return values.masked_fill(~present.view(*present.shape, *[1] * (values.ndim - 2)), 0.0)
+
+
+def mean(values: Tensor, present: Tensor | None) -> Tensor:
+    """Return the mean (rows, C) of the present of elements (rows, L, C), zero where there are none."""
+    if present is None:
+        return values.mean(dim=1)
+    count = present.sum(dim=1, keepdim=True).clamp(min=1)
+    return keep(values, present).sum(dim=1) / count

@@ -1,15 +1,13 @@
-"""A summary of sets."""
+"""A summary of sets by their mean."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from estimators.summary.base import Summary
-from estimators.transform import LIMIT, Standardizer
+from estimators.summary.base import MASK, Elements, Summary, masked, mean, sizes
 
 
 class DeepSet(Summary):
@@ -27,31 +25,26 @@ class DeepSet(Summary):
         self, shapes: Mapping[str, tuple[int, ...]], *, outputs: int = 16, hidden: int = 64
     ) -> None:
         super().__init__()
-        flat = [name for name, shape in shapes.items() if not shape]
-        if flat:
-            raise ValueError(f"summary 'deepset': output {flat[0]!r} is a number, not a set")
-        self.names = sorted(shapes)
+        sizes(outputs=outputs, hidden=hidden)
         self.width = outputs
-        sizes = {name: math.prod(shapes[name][1:]) for name in self.names}
-        self.standard = nn.ModuleDict({n: Standardizer((sizes[n],)) for n in self.names})
-        self.phi = nn.ModuleDict({n: _perceptron(sizes[n], hidden, hidden) for n in self.names})
-        self.rho = _perceptron(hidden * len(self.names), hidden, outputs)
+        self.elements = nn.ModuleDict()
+        self.phi = nn.ModuleDict()
+        for name in masked(shapes):
+            own = {key: shapes[key] for key in (name, name + MASK) if key in shapes}
+            self.elements[name] = elements = Elements(own)
+            self.phi[name] = _perceptron(elements.channels, hidden, hidden)
+        self.rho = _perceptron(hidden * len(self.phi), hidden, outputs)
 
     def fit(self, x: Mapping[str, Tensor]) -> None:
-        for name in self.names:
-            standard = self.standard[name]
-            assert isinstance(standard, Standardizer)
-            standard.fit(self._elements(x[name]).flatten(0, 1))
+        for elements in self.elements.values():
+            elements.fit(x)  # type: ignore[operator]
 
     def forward(self, x: Mapping[str, Tensor]) -> Tensor:
         pooled = []
-        for name in self.names:
-            elements = self.standard[name](self._elements(x[name])).clamp(-LIMIT, LIMIT)
-            pooled.append(self.phi[name](elements).mean(dim=1))
+        for name, phi in self.phi.items():
+            values, present = self.elements[name](x)
+            pooled.append(mean(phi(values), present))
         return self.rho(torch.cat(pooled, dim=1))
-
-    def _elements(self, values: Tensor) -> Tensor:
-        return values.flatten(2) if values.ndim > 2 else values.unsqueeze(2)
 
 
 def _perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
