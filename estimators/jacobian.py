@@ -1,0 +1,45 @@
+"""Exact Jacobians of maps that treat every row by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+LARGEST = 20  # D up to which a Jacobian is computed: it takes D passes and D^2 numbers for a row
+
+
+def jacobian(f: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return f(z), shape (rows, D), and df/dz, shape (rows, D, D), by forward differentiation.
+
+    Arguments:
+        f: (rows, D) -> (rows, D); row i of the result depends on row i alone.
+        z: where, shape (rows, D).
+
+    Raises:
+        NotImplementedError: D > 20.
+    """
+    size = z.shape[-1]
+    if size > LARGEST:
+        raise NotImplementedError(
+            f"the exact density of a draw needs a Jacobian of {size} parameters; "
+            f"up to {LARGEST} are computed"
+        )
+    if not len(z):
+        return f(z), z.new_zeros(0, size, size)
+
+    def column(direction: Tensor) -> tuple[Tensor, Tensor]:
+        value, derivative = jvp(f, (z,), (direction.expand_as(z),))
+        return value, derivative
+
+    basis = torch.eye(size, dtype=z.dtype, device=z.device)
+    value, derivatives = vmap(column, out_dims=(None, -1))(basis)
+    return value, derivatives
+
+
+def log_normal(z: Tensor) -> Tensor:
+    """Return log N(z; 0, I) of vectors (rows, D), shape (rows,)."""
+    return -0.5 * (z.square().sum(dim=-1) + z.shape[-1] * math.log(2 * math.pi))
