@@ -59,6 +59,7 @@ def create(
     low: ArrayLike | None = None,
     high: ArrayLike | None = None,
     names: Sequence[str] | None = None,
+    scales: Sequence[str] | None = None,
     **arguments: Any,
 ) -> Estimator:
     """Return a new estimator, shaped and standardised by training rows.
@@ -69,6 +70,7 @@ def create(
         x: the simulator's outputs, each of shape (n, ...).
         low, high: bounds of the prior, shape (D,); -inf and inf where there is none.
         names: names of the D parameters.
+        scales: linear or log, of each parameter: the scale on which it is inferred; none: linear.
         arguments: the estimator's own settings, see `estimators.arguments(name)`.
 
     Raises:
@@ -79,7 +81,7 @@ def create(
     from estimators.estimator import Problem
     from estimators.registry import build
 
-    problem, theta, x = Problem.of(theta, x, low=low, high=high, names=names)
+    problem, theta, x = Problem.of(theta, x, low=low, high=high, names=names, scales=scales)
     estimator = build(name, problem, arguments)
     estimator.standardise(theta, x)
     return estimator

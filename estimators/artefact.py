@@ -51,6 +51,7 @@ def save(path: Path, estimator: Estimator, provenance: Mapping[str, Any]) -> Non
         "arguments": estimator.arguments,
         "theta": {
             "names": problem.names,
+            "scales": problem.scales,
             "low": [_finite(value) for value in problem.low],
             "high": [_finite(value) for value in problem.high],
         },
@@ -115,6 +116,7 @@ def _problem(description: dict[str, Any]) -> Problem:
         low=tuple(-math.inf if value is None else float(value) for value in theta["low"]),
         high=tuple(math.inf if value is None else float(value) for value in theta["high"]),
         x={name: tuple(shape) for name, shape in description["x"].items()},
+        scales=tuple(theta.get("scales", ())),
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from estimators.summary import summary_network
-from estimators.transform import parameter_transform
+from estimators.transform import SCALES, parameter_transform
 
 if TYPE_CHECKING:
     from estimators.posterior import Posterior
@@ -26,6 +26,7 @@ class Problem:
     low: tuple[float, ...]
     high: tuple[float, ...]
     x: dict[str, tuple[int, ...]]  # the shape of one simulation's output
+    scales: tuple[str, ...] = ()  # linear or log, of each parameter; empty: all linear
 
     @property
     def size(self) -> int:
@@ -41,6 +42,7 @@ class Problem:
         low: ArrayLike | None = None,
         high: ArrayLike | None = None,
         names: Sequence[str] | None = None,
+        scales: Sequence[str] | None = None,
     ) -> tuple[Problem, Tensor, dict[str, Tensor]]:
         """Return the problem that training rows pose, and the rows as float32 tensors.
 
@@ -61,6 +63,7 @@ class Problem:
         for name, a, b in zip(names, bounds["low"], bounds["high"], strict=True):
             if not a < b:
                 raise ValueError(f"parameter {name!r}: low {a} is not below high {b}")
+        scales = _scales(scales or ["linear"] * size, names, rows)
         outputs = {k: torch.as_tensor(np.asarray(v), dtype=torch.float32) for k, v in x.items()}
         if not outputs:
             raise ValueError("x has no arrays")
@@ -70,7 +73,7 @@ class Problem:
             if not values.isfinite().all():
                 raise ValueError(f"{name} holds NaN, infinity, or what float32 cannot hold")
         shapes = {name: tuple(values.shape[1:]) for name, values in sorted(outputs.items())}
-        return cls(names, bounds["low"], bounds["high"], shapes), rows, outputs
+        return cls(names, bounds["low"], bounds["high"], shapes, scales), rows, outputs
 
 
 class Estimator(nn.Module):
@@ -102,7 +105,10 @@ class Estimator(nn.Module):
         self.problem = problem
         low = torch.tensor(problem.low, dtype=torch.float64)
         high = torch.tensor(problem.high, dtype=torch.float64)
-        self.transform = parameter_transform(bounds, low, high)
+        log = torch.tensor(
+            [scale == "log" for scale in problem.scales or ["linear"] * problem.size]
+        )
+        self.transform = parameter_transform(bounds, low, high, log)
         self.summary = summary_network(summary, problem.x, summary_arguments or {})
 
     def standardise(self, theta: Tensor, x: Mapping[str, Tensor]) -> None:
@@ -173,3 +179,14 @@ def _bound(name: str, given: ArrayLike | None, otherwise: float, size: int) -> t
     if values.shape != (size,):
         raise ValueError(f"{name} has shape {values.shape}; valid is ({size},)")
     return tuple(values.tolist())
+
+
+def _scales(given: Sequence[str], names: tuple[str, ...], theta: Tensor) -> tuple[str, ...]:
+    if len(given) != len(names):
+        raise ValueError(f"{len(given)} scales {tuple(given)} for {len(names)} parameters")
+    for name, scale, least in zip(names, given, theta.amin(0).tolist(), strict=True):
+        if scale not in SCALES:
+            raise ValueError(f"parameter {name!r}: scale {scale!r}; valid: {', '.join(SCALES)}")
+        if scale == "log" and not least > 0:
+            raise ValueError(f"parameter {name!r} has the scale log, but theta holds {least}")
+    return tuple(given)

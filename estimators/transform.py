@@ -1,13 +1,14 @@
 """Standardisation, and the maps between bounded parameters and the space an estimator works in.
 
-An estimator sees u = (g(theta) - mean) / scale with g chosen by name for parameters with bounds:
+An estimator sees u = (g(v) - mean) / spread with v = theta, or v = log theta for a parameter whose scale
+is "log", and g chosen by name for parameters with bounds a < v < b:
 
-    reflect   g(theta) = theta; a draw that leaves the prior's box is folded back at its wall
-    probit    g(theta) = Phi^-1((theta - low) / (high - low)): a uniform prior becomes normal
-    logit     g(theta) = log((theta - low) / (high - theta))
+    reflect   g(v) = v; a draw that leaves the prior's box is folded back at its wall
+    probit    g(v) = Phi^-1((v - a) / (b - a)): a uniform prior of v becomes normal
+    logit     g(v) = log((v - a) / (b - v))
 
 Probit and logit are bijections, so that a density keeps its exact Jacobian; a parameter with one
-bound takes log(theta - low) or -log(high - theta). Reflection leaves the geometry as it is but is
+bound takes log(v - a) or -log(b - v). Reflection leaves the geometry as it is but is
 no bijection. Draws lie inside the bounds by construction: nothing is ever rejected.
 """
 
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from estimators.registry import suggest
 
 MARGIN = 1e-6  # smallest distance to a bound, as a share of the box: float32 resolves no less
+SCALES = ("linear", "log")
+TINY = 1e-37  # float32 still holds its logarithm's argument without losing digits
 LIMIT = 1e3  # standardised inputs are clamped here, so that an outlier cannot overflow a network
 
 
@@ -59,66 +62,88 @@ class ParameterTransform(nn.Module):
     """The map theta -> u of the parameters, see the module's text.
 
     Arguments:
-        low, high: bounds, shape (D,); -inf and inf where there is none.
+        low, high: bounds of theta, shape (D,); -inf and inf where there is none.
+        log: which parameters have the scale "log", bool (D,); None: none.
     """
 
     bijective = True
-    low: Tensor
+    theta_low: Tensor
+    theta_high: Tensor
+    log: Tensor
+    low: Tensor  # bounds of v
     high: Tensor
     has_low: Tensor
     has_high: Tensor
 
-    def __init__(self, low: Tensor, high: Tensor) -> None:
+    def __init__(self, low: Tensor, high: Tensor, log: Tensor | None = None) -> None:
         super().__init__()
+        log = torch.zeros(low.shape, dtype=torch.bool) if log is None else log
         self.standard = Standardizer(low.shape)
-        self.register_buffer("low", inward(low, math.inf), persistent=False)
-        self.register_buffer("high", inward(high, -math.inf), persistent=False)
-        self.register_buffer("has_low", low.isfinite(), persistent=False)
-        self.register_buffer("has_high", high.isfinite(), persistent=False)
+        self._constant("log", log)
+        self._constant("theta_low", inward(low, math.inf))
+        self._constant("theta_high", inward(high, -math.inf))
+        low = torch.where(log, low.clamp_min(0).log(), low)
+        high = torch.where(log, high.log(), high)
+        self._constant("low", inward(low, math.inf))
+        self._constant("high", inward(high, -math.inf))
+        self._constant("has_low", low.isfinite())
+        self._constant("has_high", high.isfinite())
 
     def fit(self, theta: Tensor) -> None:
         """Standardise by training parameters of shape (n, D)."""
-        self.standard.fit(self.unbound(theta))
+        self.standard.fit(self.unbound(self.scaled(theta)))
 
     def forward(self, theta: Tensor) -> Tensor:
         """Return u of shape (..., D)."""
-        return self.standard(self.unbound(theta))
+        return self.standard(self.unbound(self.scaled(theta)))
 
     def inverse(self, u: Tensor) -> Tensor:
         """Return theta of shape (..., D), within the bounds."""
-        theta = self.bound(self.standard.inverse(u))
-        return torch.minimum(torch.maximum(theta, self.low), self.high)
+        v = self.bound(self.standard.inverse(u))
+        v = torch.minimum(torch.maximum(v, self.low), self.high)
+        theta = torch.where(self.log, v.exp(), v)
+        return torch.minimum(torch.maximum(theta, self.theta_low), self.theta_high)
 
     def contains(self, theta: Tensor) -> Tensor:
         """Return whether theta (..., D) lies within the bounds, shape (...)."""
-        return ((theta >= self.low) & (theta <= self.high)).all(-1)
+        inside = (theta >= self.theta_low) & (theta <= self.theta_high)
+        return (inside & ~(self.log & (theta <= 0))).all(-1)
 
     def log_abs_det(self, theta: Tensor) -> Tensor:
         """Return log |det du/dtheta|, shape (...)."""
-        return (self.log_slope(theta) - self.standard.scale.log()).sum(-1)
+        v = self.scaled(theta)
+        slope = self.log_slope(v) - torch.where(self.log, v, 0.0)
+        return (slope - self.standard.scale.log()).sum(-1)
 
-    def unbound(self, theta: Tensor) -> Tensor:
-        """Return g(theta)."""
+    def scaled(self, theta: Tensor) -> Tensor:
+        """Return v of shape (..., D)."""
+        return torch.where(self.log, theta.clamp_min(TINY).log(), theta)
+
+    def unbound(self, v: Tensor) -> Tensor:
+        """Return g(v)."""
         raise NotImplementedError
 
     def bound(self, value: Tensor) -> Tensor:
         """Return the inverse of g."""
         raise NotImplementedError
 
-    def log_slope(self, theta: Tensor) -> Tensor:
-        """Return log dg/dtheta per parameter, shape (..., D)."""
+    def log_slope(self, v: Tensor) -> Tensor:
+        """Return log dg/dv per parameter, shape (..., D)."""
         raise NotImplementedError
+
+    def _constant(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value, persistent=False)
 
 
 class Reflect(ParameterTransform):
     """Leaves parameters as they are and folds draws back at the walls of the prior's box."""
 
-    def __init__(self, low: Tensor, high: Tensor) -> None:
-        super().__init__(low, high)
+    def __init__(self, low: Tensor, high: Tensor, log: Tensor | None = None) -> None:
+        super().__init__(low, high, log)
         self.bijective = not bool((self.has_low | self.has_high).any())
 
-    def unbound(self, theta: Tensor) -> Tensor:
-        return theta
+    def unbound(self, v: Tensor) -> Tensor:
+        return v
 
     def bound(self, value: Tensor) -> Tensor:
         width = self.high - self.low
@@ -128,18 +153,18 @@ class Reflect(ParameterTransform):
         below = torch.where(self.has_high, self.high - (self.high - value).abs(), above)
         return torch.where(self.has_low & self.has_high, box, below)
 
-    def log_slope(self, theta: Tensor) -> Tensor:
-        return torch.zeros_like(theta)
+    def log_slope(self, v: Tensor) -> Tensor:
+        return torch.zeros_like(v)
 
 
 class Squash(ParameterTransform):
     """A bijection from the box to the line: `quantile` for two bounds, a logarithm for one."""
 
-    def unbound(self, theta: Tensor) -> Tensor:
-        both = self.quantile(self._share(theta))
-        above = self._gap(theta - self.low).log()
-        below = -self._gap(self.high - theta).log()
-        return self._select(both, above, below, theta)
+    def unbound(self, v: Tensor) -> Tensor:
+        both = self.quantile(self._share(v))
+        above = self._gap(v - self.low).log()
+        below = -self._gap(self.high - v).log()
+        return self._select(both, above, below, v)
 
     def bound(self, value: Tensor) -> Tensor:
         both = self.low + (self.high - self.low) * self.probability(value)
@@ -147,11 +172,11 @@ class Squash(ParameterTransform):
         below = self.high - (-value).exp()
         return self._select(both, above, below, value)
 
-    def log_slope(self, theta: Tensor) -> Tensor:
-        both = self.log_quantile_slope(self._share(theta)) - (self.high - self.low).log()
-        above = -self._gap(theta - self.low).log()
-        below = -self._gap(self.high - theta).log()
-        return self._select(both, above, below, torch.zeros_like(theta))
+    def log_slope(self, v: Tensor) -> Tensor:
+        both = self.log_quantile_slope(self._share(v)) - (self.high - self.low).log()
+        above = -self._gap(v - self.low).log()
+        below = -self._gap(self.high - v).log()
+        return self._select(both, above, below, torch.zeros_like(v))
 
     def quantile(self, p: Tensor) -> Tensor:
         raise NotImplementedError
@@ -162,8 +187,8 @@ class Squash(ParameterTransform):
     def log_quantile_slope(self, p: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _share(self, theta: Tensor) -> Tensor:
-        return ((theta - self.low) / (self.high - self.low)).clamp(MARGIN, 1 - MARGIN)
+    def _share(self, v: Tensor) -> Tensor:
+        return ((v - self.low) / (self.high - self.low)).clamp(MARGIN, 1 - MARGIN)
 
     def _gap(self, distance: Tensor) -> Tensor:
         return distance.clamp_min(1e-30)
@@ -174,7 +199,7 @@ class Squash(ParameterTransform):
 
 
 class Probit(Squash):
-    """g = the normal quantile of theta's place between its bounds."""
+    """g = the normal quantile of v's place between its bounds."""
 
     def quantile(self, p: Tensor) -> Tensor:
         return torch.special.ndtri(p)
@@ -187,7 +212,7 @@ class Probit(Squash):
 
 
 class Logit(Squash):
-    """g = the logistic quantile of theta's place between its bounds."""
+    """g = the logistic quantile of v's place between its bounds."""
 
     def quantile(self, p: Tensor) -> Tensor:
         return torch.logit(p)
@@ -206,15 +231,17 @@ BOUNDS: dict[str, type[ParameterTransform]] = {
 }
 
 
-def parameter_transform(bounds: str, low: Tensor, high: Tensor) -> ParameterTransform:
-    """Return the transform called `bounds`.
+def parameter_transform(
+    bounds: str, low: Tensor, high: Tensor, log: Tensor | None = None
+) -> ParameterTransform:
+    """Return the transform called `bounds`, see `ParameterTransform` for the arguments.
 
     Raises:
         LookupError: there is none of this name.
     """
     if bounds not in BOUNDS:
         raise LookupError(f"unknown bounds {bounds!r}{suggest(bounds, sorted(BOUNDS))}")
-    return BOUNDS[bounds](low, high)
+    return BOUNDS[bounds](low, high, log)
 
 
 def inward(bound: Tensor, towards: float) -> Tensor:

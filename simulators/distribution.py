@@ -25,6 +25,7 @@ class Distribution(ABC):
     """The distribution of one real parameter v."""
 
     name: ClassVar[str]
+    scale: ClassVar[str] = "linear"  # on which the values are spread out evenly: linear or log
 
     @property
     @abstractmethod
@@ -109,6 +110,7 @@ class LogUniform(Distribution):
     low: float
     high: float
     name: ClassVar[str] = "log_uniform"
+    scale: ClassVar[str] = "log"
 
     @property
     def support(self) -> tuple[float, float]:
@@ -160,6 +162,7 @@ class LogNormal(Distribution):
     mean: float
     std: float
     name: ClassVar[str] = "log_normal"
+    scale: ClassVar[str] = "log"
 
     @property
     def support(self) -> tuple[float, float]:

@@ -32,6 +32,11 @@ class Prior(ABC):
     low: Array  # (D,), -inf where unbounded
     high: Array  # (D,), inf where unbounded
 
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """The scale of each parameter on which its values are spread out evenly: linear or log."""
+        return ("linear",) * len(self.names)
+
     @abstractmethod
     def sample(self, rng: Generator, n: int) -> Array:
         """Draw theta, shape (n, D)."""
@@ -95,6 +100,10 @@ class Independent(Prior):
         self.distributions = dict(distributions)
         support = np.array([d.support for d in distributions.values()], dtype=float)
         self.low, self.high = support[:, 0].copy(), support[:, 1].copy()
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        return tuple(distribution.scale for distribution in self.distributions.values())
 
     def sample(self, rng: Generator, n: int) -> Array:
         theta = np.empty((n, len(self.names)))

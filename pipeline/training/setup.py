@@ -131,6 +131,7 @@ class Training:
                 low=bounds.low if bounds else None,
                 high=bounds.high if bounds else None,
                 names=self.store.names,
+                scales=bounds.scales if bounds else None,
                 **asked.arguments,
             )
         except (LookupError, TypeError, ValueError) as error:
