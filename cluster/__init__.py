@@ -1,18 +1,22 @@
-"""Where Ray comes from.
+"""Where Ray comes from, and how jobs get into a batch system's queue.
 
 To add a backend: one file with a `connect(address, cpus)` context manager that yields a `Cluster`, one line in
-`BACKENDS`, one test.
+`BACKENDS`, one test. A backend that is a batch system has the functions of `System` as well.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from importlib import import_module
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from cluster.allocation import Grant
+    from cluster.batch import Job, State
     from cluster.connection import Cluster
 
 # Ray reads these when it is imported, which is always after this package.
@@ -27,12 +31,53 @@ for _name, _value in SETTINGS.items():
 BACKENDS = {
     "existing": "cluster.existing:connect",
     "local": "cluster.local:connect",
+    "slurm": "cluster.slurm:connect",
 }
+
+
+class System(Protocol):
+    """A batch system: a module with these functions."""
+
+    CHAINS: (
+        bool  # whether a job can wait for another's success, and be queued again under its own id
+    )
+
+    def script(self, job: Job) -> str:
+        """Return what is submitted, made to be read."""
+
+    def submit(self, path: Path, after: str | None = None) -> str:
+        """Submit a script, to start after another job's success; return the job's id."""
+
+    def states(self, ids: Iterable[str]) -> dict[str, State]:
+        """Return what is known of jobs."""
+
+    def cancel(self, ids: Iterable[str]) -> None:
+        """Take jobs out of the queue, or end them."""
+
+    def granted(self, environment: Mapping[str, str]) -> Grant:
+        """Return what the job that has these variables may use on this node."""
 
 
 def available() -> list[str]:
     """Return the names of the built-in backends."""
     return sorted(BACKENDS)
+
+
+def systems() -> list[str]:
+    """Return the names of the built-in batch systems."""
+    return [name for name in available() if hasattr(_module(BACKENDS[name]), "script")]
+
+
+def system(name: str) -> System:
+    """Return the batch system of that name, a built-in one or "module:attribute".
+
+    Raises:
+        LookupError: no batch system has that name.
+    """
+    module: System = _module(_target(name))
+    if not hasattr(module, "script"):
+        raise LookupError(f"cluster.backend {name!r} is no batch system; valid: {systems()}")
+    return module
 
 
 def connect(
@@ -52,13 +97,21 @@ def connect(
         ValueError: the backend needs an address, or takes none.
         ConnectionError: Ray could not be reached or started.
     """
-    target = BACKENDS.get(backend, backend)
-    module, colon, attribute = target.partition(":")
-    if not colon:
-        close = difflib.get_close_matches(backend, BACKENDS, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise LookupError(f"unknown cluster backend {backend!r}; {hint}valid: {available()}")
-    manager: AbstractContextManager[Cluster] = getattr(import_module(module), attribute)(
+    target = _target(backend)
+    manager: AbstractContextManager[Cluster] = getattr(_module(target), target.partition(":")[2])(
         address, cpus
     )
     return manager
+
+
+def _target(name: str) -> str:
+    target = BACKENDS.get(name, name)
+    if ":" not in target:
+        close = difflib.get_close_matches(name, BACKENDS, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise LookupError(f"unknown cluster backend {name!r}; {hint}valid: {available()}")
+    return target
+
+
+def _module(target: str) -> Any:
+    return import_module(target.partition(":")[0])

@@ -160,15 +160,64 @@ def evaluate(
     _print(result, as_json, show.metrics(result))
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def submit(
+    config: ConfigArgument,
+    output: RunOption,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[key=value]... [--OPTION=VALUE]...",
+            help="Overrides, dotted keys; other options go to the batch system.",
+        ),
+    ] = None,
+    stage: Annotated[str, typer.Option(help="simulate, train, evaluate or all.")] = "all",
+    nodes: Annotated[str | None, typer.Option(help="Of jobs that share work.")] = None,
+    time: Annotated[str | None, typer.Option(help="Limit; work goes on in the next turn.")] = None,
+    partition: Annotated[str | None, typer.Option()] = None,
+    account: Annotated[str | None, typer.Option()] = None,
+    qos: Annotated[str | None, typer.Option()] = None,
+    mem: Annotated[str | None, typer.Option(help="Of each node.")] = None,
+    cpus_per_task: Annotated[int | None, typer.Option(min=1, help="Of each node.")] = None,
+    gres: Annotated[str | None, typer.Option(help="Like gpu:1.")] = None,
+    constraint: Annotated[str | None, typer.Option()] = None,
+    exclusive: Annotated[bool, typer.Option("--exclusive", help="Whole nodes.")] = False,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Print the scripts.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Queue the stages as batch jobs, each after the one before, and return at once."""
+    from pipeline import show
+    from pipeline import submit as submission
+
+    named = {"nodes": nodes, "time": time, "partition": partition, "account": account, "qos": qos, "mem": mem,
+             "cpus-per-task": cpus_per_task, "gres": gres, "constraint": constraint,
+             "exclusive": exclusive or None}  # fmt: skip
+    asked = {name: value for name, value in named.items() if value is not None}
+    others, rest = submission.options(words or ())
+    settings, target = _open(output, config, rest)
+    result = submission.submit(settings, target, stage, {**asked, **others}, dry)
+    _print(result, as_json, show.submitted(result, output))
+
+
+@app.command()
+def cancel(output: RunOption) -> None:
+    """Cancel the run's jobs; what they finished is kept."""
+    from pipeline import submit as submission
+
+    print(" ".join(submission.cancel(_existing(output))) or "no job waits or runs")
+
+
 @app.command()
 def status(output: RunOption, as_json: Json = False) -> None:
-    """Simulations done, failed and missing, rate, ETA, slowest, digest."""
+    """Simulations done, failed and missing, rate, ETA, slowest, digest; the batch jobs."""
     from pipeline import show
+    from pipeline import submit as submission
     from pipeline.config import build, read
 
     target = _existing(output)
     values = show.status_values(build(read(target.config)), target)
-    _print(values, as_json, show.status(values))
+    values["jobs"] = submission.states(target)
+    _print(values, as_json, show.status(values) + show.jobs(values["jobs"]))
 
 
 @app.command()

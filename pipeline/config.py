@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -22,6 +22,7 @@ from pipeline.run import Run, write_whole
 
 FIXED = ("name", "seed", "simulator", "prior", "simulate.block")  # identify the simulations
 FREE = ("budget", "test", "max_failed", "simulate", "store", "evaluate", "track", "cluster")
+TIME = re.compile(r"^\d+(:\d\d)+$")
 COUNT = re.compile(r"^\d[\d_]*$")
 
 
@@ -117,11 +118,36 @@ class Track(_Strict):
     experiment: str | None = None
 
 
+Options = dict[str, str | int | float | bool]
+
+
+class StageOptions(_Strict):
+    """What the jobs of single stages ask for beyond `cluster.options`."""
+
+    simulate: Options = {}
+    train: Options = {}
+    evaluate: Options = {}
+
+
 class Cluster(_Strict):
-    """Where Ray comes from."""
+    """Where Ray comes from, and how jobs are submitted; see `docs/cluster.md`."""
 
     backend: str = "local"
     address: str | None = None
+    layout: str = "ray"  # how simulations share a job: Ray inside one allocation
+    options: Options = {}  # of every job, in sbatch's words: nodes, time, partition, mem, ...
+    stages: StageOptions = StageOptions()
+    directives: tuple[
+        str, ...
+    ] = ()  # more lines for the script's head, as the batch system writes them
+    setup: tuple[str, ...] = ()  # shell lines before the work: modules, virtual environment
+    prefix: str = ""  # before every command: "apptainer exec image.sif"
+    python: str | None = None  # on the nodes; none: this one, or `python` behind a prefix
+    notice: int = Field(
+        120, ge=1
+    )  # seconds before the time limit at which work commits and queues again
+    restarts: int = Field(100, ge=0)  # how often a job may queue itself again
+    shared: bool = False  # the run directory is on all nodes, although it does not look so
 
 
 class Config(_Strict):
@@ -155,7 +181,12 @@ class Config(_Strict):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice and reads `1e-3` as a number."""
+    """YAML that refuses a key given twice, reads `1e-3` as a number and `12:00:00` as a time, not as 43200."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [("tag:yaml.org,2002:str", TIME), *pairs]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()

@@ -115,6 +115,25 @@ def status(values: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def submitted(result: dict[str, Any], run: Path) -> str:
+    """Return the ids of the jobs, or, of a dry run, their scripts."""
+    jobs = result["jobs"]
+    if not all("id" in job for job in jobs):
+        return "\n".join(f"==> {job['script']} <==\n{job['text']}" for job in jobs).rstrip()
+    lines = [f"{job['stage']:<9} job {job['id']}" for job in jobs]
+    return "\n".join([*lines, f"see    {command()} status -o {run}"])
+
+
+def jobs(rows: list[dict[str, Any]]) -> str:
+    """Return a line for each batch job, each after a line break."""
+    lines = (
+        f"\njob {row['id']}  {row['stage']:<9} {row['state']}"
+        + (f" ({row['reason']})" if row["reason"] else "")
+        for row in rows
+    )
+    return "".join(lines)
+
+
 def failure_values(run: Run) -> list[dict[str, Any]]:
     """Return every row that is not ok, with its parameters by name."""
     result = []

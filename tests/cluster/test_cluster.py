@@ -18,7 +18,7 @@ from cluster.preflight import Facts, differences, facts
 
 
 def test_backends_are_listed_in_order():
-    assert cluster.available() == sorted(cluster.BACKENDS) == ["existing", "local"]
+    assert cluster.available() == sorted(cluster.BACKENDS) == ["existing", "local", "slurm"]
 
 
 def test_an_unknown_backend_is_named_with_a_close_match():

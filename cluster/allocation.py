@@ -1,0 +1,201 @@
+"""Ray inside what a batch system granted: the head in this process, one agent on each other node.
+
+The nodes meet in a folder on the shared file system. Each agent (`cluster.node`) leaves a card there: who it is,
+what it was granted, its versions. The head looks at the cards, starts Ray, and leaves the address. When the work
+is over the address goes, and the agents with it. Ports are the operating system's choice, so jobs that share a node
+never collide, and a token keeps strangers out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cluster.connection import Cluster, attach
+from cluster.host import LOOPBACK, address_towards, bound_to, daemons_alive, folder
+
+OBJECT_STORE = 100 << 20  # bytes; simulations never travel through it
+FOLDER = "SBIFLOW_NODES"  # variable that names the folder where the nodes of a job meet
+HEAD, AGENTS = "head.json", "agents.exit"
+PATIENCE = 300.0  # seconds for all nodes to come
+POLL = 0.25  # seconds
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a batch system granted on one node: cores, bytes of memory (None: no limit known), GPUs."""
+
+    cpus: int
+    memory: int | None = None
+    gpus: int = 0
+
+    def options(self) -> dict[str, Any]:
+        """Return what Ray calls these."""
+        memory = None if self.memory is None else max(self.memory - OBJECT_STORE, 0)
+        return {"num_cpus": self.cpus, "memory": memory, "num_gpus": self.gpus}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What an agent tells the head."""
+
+    host: str
+    grant: Grant
+    versions: dict[str, str]
+
+    @classmethod
+    def own(cls, grant: Grant) -> Card:
+        return cls(socket.gethostname(), grant, versions())
+
+    def leave(self, place: Path) -> None:
+        _write(place / f"{self.host}-{os.getpid()}.card", asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Card:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(values["host"], Grant(**values["grant"]), values["versions"])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that must agree before two nodes can make one Ray."""
+    return {"ray": version("ray"), "python": platform.python_version()}
+
+
+@contextmanager
+def inside(grant: Grant, nodes: int) -> Iterator[Cluster]:
+    """Start Ray on all nodes of this job and yield it; nothing of it is left afterwards.
+
+    On one node Ray listens on 127.0.0.1 alone.
+
+    Raises:
+        ConnectionError: a node did not come or has other versions, or Ray did not start.
+    """
+    import ray
+
+    if ray.is_initialized():
+        with attach(daemons_alive) as found:
+            yield found
+    elif nodes == 1:
+        with _head(grant, LOOPBACK) as found:
+            yield found
+    else:
+        with _meeting() as place:
+            cards = _gather(place, nodes - 1)
+            _agree(cards)
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            with _head(grant, address_towards(cards[0].host)):
+                _invite(place, nodes)
+                with attach(daemons_alive) as found:
+                    yield found
+
+
+@contextmanager
+def _head(grant: Grant, address: str) -> Iterator[Cluster]:
+    options = grant.options()
+    options["_memory"] = options.pop("memory")
+    with (
+        bound_to(address),
+        folder() as place,
+        attach(
+            daemons_alive,
+            **options,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE,
+            _node_ip_address=address,
+            _temp_dir=str(place),
+        ) as found,
+    ):
+        yield found
+
+
+@contextmanager
+def _meeting() -> Iterator[Path]:
+    """Yield the folder where the nodes meet, and clear it in the end, which tells the agents to leave."""
+    name = os.environ.get(FOLDER)
+    if not name:
+        raise ConnectionError(
+            f"this job has several nodes, but the variable {FOLDER} is not set: submit it with `sbiflow submit`, "
+            "whose script starts the others"
+        )
+    place = Path(name)
+    if not place.is_dir():
+        raise ConnectionError(
+            f"{place} is not there: the run must be on a file system all nodes share"
+        )
+    try:
+        yield place
+    finally:
+        (place / HEAD).unlink(missing_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _gather(place: Path, count: int) -> list[Card]:
+    """Wait for the cards of all agents."""
+    deadline = time.monotonic() + PATIENCE
+    while len(paths := sorted(place.glob("*.card"))) < count:
+        _check_agents(place)
+        if time.monotonic() > deadline:
+            came = ", ".join(path.stem for path in paths) or "none"
+            raise ConnectionError(
+                f"{len(paths)} of {count} other nodes came within {PATIENCE:.0f} s ({came}); "
+                f"is {place} on a file system that all nodes share?"
+            )
+        time.sleep(POLL)
+    return [Card.read(path) for path in paths]
+
+
+def _agree(cards: list[Card]) -> None:
+    """Refuse a node whose Python or Ray could not work with ours."""
+    ours = versions()
+    wrong = [
+        f"{name} {card.versions.get(name)} on {card.host}, {mine} on {socket.gethostname()}"
+        for card in cards
+        for name, mine in ours.items()
+        if card.versions.get(name) != mine
+    ]
+    if wrong:
+        raise ConnectionError(f"the nodes of this job have different versions: {'; '.join(wrong)}")
+
+
+def _invite(place: Path, nodes: int) -> None:
+    """Tell the agents where Ray is, and wait until all have joined."""
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    _write(place / HEAD, {"address": address, "token": os.environ["RAY_AUTH_TOKEN"]})
+    deadline = time.monotonic() + PATIENCE
+    while (here := sum(1 for node in ray.nodes() if node["Alive"])) < nodes:
+        _check_agents(place)
+        if time.monotonic() > deadline:
+            raise ConnectionError(f"{here} of {nodes} nodes joined Ray within {PATIENCE:.0f} s")
+        time.sleep(POLL)
+
+
+def _check_agents(place: Path) -> None:
+    """Notice at once that the agents ended, which the job's script notes."""
+    if (place / AGENTS).exists():
+        code = (place / AGENTS).read_text(encoding="utf-8").strip()
+        raise ConnectionError(
+            f"Ray did not start on the other nodes of this job (exit code {code}): the lines above say why"
+        )
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    """Write a file for this user's eyes only, seen whole or not at all."""
+    partial = path.with_name(f".{path.name}")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(values, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)

@@ -1,0 +1,188 @@
+"""What all batch systems share: a job's description, its script's text, and calls of a system's commands.
+
+A script is made to be read. It sets up the environment, does one piece of work, and hands every request to stop on
+to it. The work ends with code 4 when it was stopped before it was complete; then the job queues itself again.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+STOPPED = 4  # exit code of work that was asked to stop; a repeat continues
+PATIENCE = 60.0  # seconds that a system's command may take
+SIZES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+Value = str | int | float | bool
+
+HEAD = """\
+# {title}
+# Written by `sbiflow submit`, which writes it anew; to change it, change the configuration.
+"""
+WORK = """
+{command} &
+work=$!
+stopping=
+trap 'stopping=yes; kill -USR1 $work 2>/dev/null' USR1 TERM
+wait $work
+code=$?
+while [ $code -gt 128 ] && kill -0 $work 2>/dev/null; do  # a signal ended the waiting, not the work
+  wait $work
+  code=$?
+done
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a run.
+
+    Attributes:
+        title: what it does, in words.
+        name: as the queue shows it.
+        place: working directory.
+        folder: absolute, on the shared file system; scripts and outputs go there.
+        work: command that ends with `STOPPED` when it was asked to stop.
+        then: commands after the work, when that was complete.
+        node: command that joins another node to the job's Ray, less its arguments; None: the work needs no others.
+        lock: file that the work locks; a lost node may hold it for a while.
+        options: in SLURM's words: "nodes", "time", "mem", ...; True stands for a flag.
+        directives: lines for the head of the script, less the system's own prefix.
+        setup: shell lines that make the environment.
+        notice: seconds before the time limit at which the work is asked to stop.
+        restarts: how often the job may queue itself again.
+    """
+
+    title: str
+    name: str
+    stage: str
+    place: Path
+    folder: Path
+    work: tuple[str, ...]
+    then: tuple[tuple[str, ...], ...] = ()
+    node: tuple[str, ...] | None = None
+    lock: Path | None = None
+    options: Mapping[str, Value] = field(default_factory=dict)
+    directives: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
+    notice: int = 120
+    restarts: int = 100
+
+    @property
+    def exit(self) -> Path:
+        """File with the exit code of the job, once it has ended."""
+        return self.folder / f"{self.stage}.exit"
+
+    @property
+    def nodes(self) -> int:
+        """Nodes asked for; a range asks for its least."""
+        text = str(self.options.get("nodes", 1)).partition("-")[0]
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError(f"nodes = {self.options['nodes']!r}: valid are whole numbers >= 1")
+        return int(text)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a batch system says about a job: its state, in the system's word, and why."""
+
+    state: str
+    reason: str = ""
+    live: bool = False  # whether it waits or runs
+
+
+def body(job: Job, nodes: str = "", again: str = "") -> str:
+    """Return the part of a script that is the same everywhere.
+
+    Args:
+        nodes: lines that start the other nodes.
+        again: lines that queue the job again.
+    """
+    parts = ["\n".join((f"cd {quoted(job.place)}", *job.setup))]
+    if job.lock is not None:
+        parts.append(
+            f"flock --wait 600 {quoted(job.lock)} true  # a lost node may hold the run for a while\n"
+        )
+    parts += [nodes] if nodes else []
+    parts.append(WORK.format(command=shlex.join(job.work)))
+    if again:
+        parts.append(f'if [ $code = {STOPPED} ] || [ -n "$stopping" ]; then\n{indented(again)}fi\n')
+    if job.then:
+        lines = "".join(f"{shlex.join(command)} || code=$?\n" for command in job.then)
+        parts.append(f"if [ $code = 0 ]; then\n{indented(lines)}fi\n")
+    parts.append(f"echo $code > {quoted(job.exit)}\nexit $code\n")
+    return "\n".join(part.strip("\n") + "\n" for part in parts)
+
+
+def head(job: Job, prefix: str, lines: Sequence[str]) -> str:
+    """Return the first lines of a script, with the directives of a system."""
+    title = HEAD.format(title=job.title)
+    directives = "".join(f"{prefix} {line}\n" for line in (*lines, *job.directives))
+    return f"#!/bin/bash\n{title}{directives}\n"
+
+
+def indented(text: str) -> str:
+    return "".join(f"  {line}\n" for line in text.splitlines())
+
+
+def quoted(value: object) -> str:
+    return shlex.quote(str(value))
+
+
+def call(command: Sequence[str]) -> str:
+    """Run a system's command and return what it printed.
+
+    Raises:
+        ConnectionError: there is no such command here, or it does not answer.
+        ValueError: it refused; the message is its own.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except FileNotFoundError:
+        raise ConnectionError(
+            f"{command[0]!r} is not on the PATH: submit from a login node of the cluster"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise ConnectionError(f"{command[0]!r} did not answer within {PATIENCE:.0f} s") from None
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
+        raise ValueError(said)
+    return done.stdout
+
+
+def seconds(time: Value) -> int:
+    """Read a time limit as SLURM does: minutes, "M:S", "H:M:S", "D-H", "D-H:M", "D-H:M:S".
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(time).strip())
+    if not found:
+        raise ValueError(f"time = {time!r}: valid are minutes, 'H:M:S' and 'D-H:M:S'")
+    days, *rest = found.groups()
+    parts = [int(part) for part in rest if part is not None]
+    whole = days is not None or len(parts) == 3
+    units = (3600, 60, 1) if whole else (60, 1)
+    return int(days or 0) * 86400 + sum(n * unit for n, unit in zip(parts, units, strict=False))
+
+
+def size(memory: Value) -> int:
+    """Read SLURM's memory, megabytes where no unit is given, as bytes.
+
+    Raises:
+        ValueError: it is no size.
+    """
+    found = re.fullmatch(r"(\d+)([KMGT]?)B?", str(memory).strip().upper())
+    if not found:
+        raise ValueError(f"mem = {memory!r}: valid are megabytes, or like '500M' and '16G'")
+    return int(found[1]) * SIZES[found[2] or "M"]

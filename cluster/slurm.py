@@ -1,0 +1,148 @@
+"""SLURM: jobs by `sbatch`, Ray inside what it granted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.allocation import AGENTS, FOLDER, Grant, inside
+from cluster.batch import Job, State, body, call, head, quoted
+from cluster.connection import Cluster, usable_cpus
+
+CHAINS = True  # a job can wait for another's success
+LIVE = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "STAGE_OUT"}
+NODES = """\
+export {variable}={folder}/nodes-$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}
+if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
+  rm -rf "${variable}" && mkdir -p "${variable}"
+  {{
+    srun --relative=1 --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) \\
+      --ntasks-per-node=1 --overlap {command} "${variable}"
+    echo $? > "${variable}/{ended}"
+  }} &
+fi
+"""
+AGAIN = """\
+if [ "$(squeue --noheader --format=%T --jobs=$SLURM_JOB_ID)" = RUNNING ] &&  # not cancelled
+   [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
+  scontrol requeue $SLURM_JOB_ID && sleep 60  # SLURM ends this script
+fi
+"""
+
+
+# --- inside a job --------------------------------------------------------------------------------
+
+
+@contextmanager
+def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Cluster]:
+    """Start Ray on the nodes of the SLURM job that this process is part of; see `cluster.connect`.
+
+    Raises:
+        ValueError: an address was given.
+        ConnectionError: this is no SLURM job, or a node did not come.
+    """
+    if address is not None:
+        raise ValueError(f"cluster.address = {address!r} has no meaning for the backend 'slurm'")
+    if "SLURM_JOB_ID" not in os.environ:
+        raise ConnectionError(
+            "cluster.backend=slurm works inside a SLURM job: use `sbiflow submit`, or cluster.backend=local"
+        )
+    nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
+    with inside(granted(os.environ), nodes) as found:
+        yield found
+
+
+def granted(environment: Mapping[str, str]) -> Grant:
+    """Return what SLURM granted on this node, not what the node has."""
+    cpus = int(environment.get("SLURM_CPUS_ON_NODE", "1"))
+    megabytes = int(environment.get("SLURM_MEM_PER_NODE", "0"))
+    megabytes = megabytes or cpus * int(environment.get("SLURM_MEM_PER_CPU", "0"))
+    memory = megabytes << 20 if megabytes else None
+    return Grant(min(cpus, usable_cpus()), memory, int(environment.get("SLURM_GPUS_ON_NODE", "0")))
+
+
+# --- from outside --------------------------------------------------------------------------------
+
+
+def script(job: Job) -> str:
+    """Return the batch script of a job."""
+    lines = [
+        f"--job-name={job.name}",
+        f"--output={job.folder}/{job.stage}-%j.log",
+        "--open-mode=append",
+        f"--signal=B:USR1@{job.notice}",
+        "--requeue",
+        "--ntasks-per-node=1",
+        *(_option(name, value) for name, value in job.options.items() if value is not False),
+    ]
+    command = " ".join(map(quoted, job.node)) if job.node else ""
+    nodes = NODES.format(variable=FOLDER, folder=quoted(job.folder), command=command, ended=AGENTS)
+    again = AGAIN.format(restarts=job.restarts)
+    return head(job, "#SBATCH", lines) + body(
+        job, nodes if job.node and job.nodes > 1 else "", again
+    )
+
+
+def _option(name: str, value: object) -> str:
+    return f"--{name}" if value is True else f"--{name}={value}"
+
+
+def submit(path: Path, after: str | None = None) -> str:
+    """Hand a script to SLURM, to start when the job `after` has succeeded; return the job's id.
+
+    Raises:
+        ConnectionError: there is no SLURM here.
+        ValueError: SLURM refused.
+    """
+    wait = [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"] if after else []
+    return call(["sbatch", "--parsable", *wait, str(path)]).strip().partition(";")[0]
+
+
+def states(ids: Iterable[str]) -> dict[str, State]:
+    """Return what SLURM knows of jobs; it forgets finished ones after minutes, unless it keeps accounts.
+
+    Raises:
+        ConnectionError: there is no SLURM here.
+        ValueError: its controller does not answer.
+    """
+    wanted = list(ids)
+    found = {}
+    for line in call(
+        ["squeue", "--me", "--states=all", "--noheader", "--format=%i|%T|%r"]
+    ).splitlines():
+        number, state, reason = line.split("|", 2)
+        if number in wanted:
+            told = reason if reason not in ("None", "(null)") else ""
+            found[number] = State(state, told, state in LIVE)
+    lost = [number for number in wanted if number not in found]
+    if lost:
+        command = [
+            "sacct",
+            "--noheader",
+            "--parsable2",
+            "--allocations",
+            "--format=JobID,State,ExitCode",
+        ]
+        for line in _accounts([*command, f"--jobs={','.join(lost)}"]):
+            number, state, code = line.split("|", 2)
+            found[number] = State(state.partition(" ")[0], f"exit code {code.partition(':')[0]}")
+    return found
+
+
+def _accounts(command: list[str]) -> list[str]:
+    try:
+        return call(command).splitlines()
+    except (ConnectionError, ValueError):  # no accounts are kept
+        return []
+
+
+def cancel(ids: Iterable[str]) -> None:
+    """Cancel jobs; what they finished is kept.
+
+    Raises:
+        ConnectionError: there is no SLURM here.
+        ValueError: SLURM refused.
+    """
+    call(["scancel", *ids])
