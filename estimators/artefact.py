@@ -24,7 +24,7 @@ from estimators.estimator import Estimator, Problem
 from estimators.posterior import Posterior
 from estimators.registry import build
 
-FORMAT = 1
+FORMAT = 2  # 2: the training range of x
 DESCRIPTION, WEIGHTS = "posterior.json", "weights.pt"
 
 
@@ -90,6 +90,8 @@ def load(path: Path, device: str) -> Posterior:
         raise ArtefactError(
             f"{path}: written in format {version} by a newer sbiflow; this one reads up to {FORMAT}"
         )
+    if version < FORMAT:
+        raise ArtefactError(f"{path}: written in the older format {version}; train it anew")
     try:
         problem = _problem(description)
         name, given = description["estimator"], description["arguments"]

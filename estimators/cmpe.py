@@ -62,6 +62,7 @@ class CMPE(Estimator):
     """
 
     c: Tensor
+    steps: int
 
     def __init__(
         self,
@@ -117,6 +118,10 @@ class CMPE(Estimator):
             {"width": width, "depth": depth, "dropout": dropout, **(network_arguments or {})},
         )
         self._stages: dict[tuple[int, torch.device], Stage] = {}
+
+    @property
+    def floats(self) -> int:
+        return self.network.floats
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
         u, context = self.transform(theta), self.gain * self.summary(x)
@@ -188,6 +193,16 @@ class CMPE(Estimator):
                 u = u + added * self.noise(context, generator)
             u = self.consistency(u, context, columns[k].expand(len(u), -1))
         return u
+
+    def push(self, z: Tensor, context: Tensor, steps: int | Sequence[float] | None) -> Tensor:
+        times = self.times(self.steps if steps is None else steps)
+        if len(times) > 1:
+            raise NotImplementedError(
+                f"{len(times)} passes add noise in between and leave no density: take a single pass "
+                "(steps=1), or fit a density to the draws with estimators.distil()"
+            )
+        columns = self.columns(torch.tensor(times, device=z.device)).expand(len(z), -1)
+        return self.consistency(times[0] * z, self.gain * context, columns)
 
     def times(self, steps: int | Sequence[float]) -> list[float]:
         """Return the decreasing times at which a draw passes through the network.

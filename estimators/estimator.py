@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from estimators.jacobian import jacobian, log_normal
 from estimators.summary import summary_network
+from estimators.training_range import TrainingRange
 from estimators.transform import SCALES, parameter_transform
 
 if TYPE_CHECKING:
@@ -47,7 +50,8 @@ class Problem:
         """Return the problem that training rows pose, and the rows as float32 tensors.
 
         Raises:
-            ValueError: shapes that disagree, bounds out of order, values that are not finite.
+            ValueError: shapes that disagree, bounds out of order, values that are not finite, a
+                single row, a parameter that never changes or leaves its bounds.
         """
         rows = torch.as_tensor(np.asarray(theta), dtype=torch.float32)
         if rows.ndim != 2 or not rows.numel():
@@ -72,6 +76,15 @@ class Problem:
                 raise ValueError(f"{name} has {len(values)} rows, theta has {n}")
             if not values.isfinite().all():
                 raise ValueError(f"{name} holds NaN, infinity, or what float32 cannot hold")
+        if n < 2:
+            raise ValueError(
+                "one simulation is not enough: at least 2 rows give a mean and a scale"
+            )
+        for name, column, a, b in zip(names, rows.T, bounds["low"], bounds["high"], strict=True):
+            _check_parameter(name, column, a, b)
+        padded = {name for name in outputs if f"{name}_mask" in outputs}
+        for name in outputs.keys() - padded - {f"{name}_mask" for name in padded}:
+            _check_output(name, outputs[name])
         shapes = {name: tuple(values.shape[1:]) for name, values in sorted(outputs.items())}
         return cls(names, bounds["low"], bounds["high"], shapes, scales), rows, outputs
 
@@ -79,9 +92,9 @@ class Problem:
 class Estimator(nn.Module):
     """Base class: standardisation, the summary of x, and the way to a posterior.
 
-    A subclass takes the problem and keyword arguments (its configuration), and defines `loss`,
-    `draw`, and where the density is tractable `density`. Parameters reach `draw` and `density` as
-    u = transform(theta), data as the context, the summary of x.
+    A subclass takes the problem and keyword arguments (its configuration), and defines `loss` and
+    `draw`; `density` where log p(u | x) is tractable; `push` where a draw is a function of one noise.
+    Parameters reach these as u = transform(theta), data as the context, the summary of x.
 
     Arguments:
         problem: names, bounds and shapes.
@@ -92,6 +105,7 @@ class Estimator(nn.Module):
 
     name = ""
     arguments: dict[str, Any]
+    steps: int | None = None  # network passes for a draw; None where there is no choice
 
     def __init__(
         self,
@@ -102,7 +116,7 @@ class Estimator(nn.Module):
         summary_arguments: Mapping[str, Any] | None,
     ) -> None:
         super().__init__()
-        self.problem = problem
+        self.problem, self.bounds = problem, bounds
         low = torch.tensor(problem.low, dtype=torch.float64)
         high = torch.tensor(problem.high, dtype=torch.float64)
         log = torch.tensor(
@@ -110,11 +124,18 @@ class Estimator(nn.Module):
         )
         self.transform = parameter_transform(bounds, low, high, log)
         self.summary = summary_network(summary, problem.x, summary_arguments or {})
+        self.range = TrainingRange(problem.x)
+
+    @property
+    def floats(self) -> int:
+        """About how many numbers one draw takes in a pass: it decides how many are drawn at once."""
+        return self.problem.size + self.summary.width
 
     def standardise(self, theta: Tensor, x: Mapping[str, Tensor]) -> None:
-        """Take means and scales from training rows."""
+        """Take means, scales and ranges from training rows."""
         self.transform.fit(theta)
         self.summary.fit(x)
+        self.range.fit(x)
 
     def forward(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
         return self.loss(theta, x, progress)
@@ -143,12 +164,36 @@ class Estimator(nn.Module):
         """
         raise NotImplementedError
 
+    def push(self, z: Tensor, context: Tensor, steps: int | Sequence[float] | None) -> Tensor:
+        """Return the draws u (rows, D) that the noise z ~ N(0, I), shape (rows, D), becomes."""
+        raise NotImplementedError(f"a draw of estimator {self.name!r} is no function of one noise")
+
     def density(self, u: Tensor, context: Tensor) -> Tensor:
         """Return log p(u | context), shape (rows,)."""
         raise NotImplementedError(
-            f"estimator {self.name or type(self).__name__!r} has no tractable density: "
-            "use sample(), or train an estimator that has one (nsf)"
+            f"estimator {self.name or type(self).__name__!r} has no density at given parameters: "
+            "use sample(), fit one to its draws with estimators.distil(), or train an estimator that "
+            "has one (nsf, nsf_autoregressive, fmpe)"
         )
+
+    def draw_with_density(
+        self,
+        context: Tensor,
+        generator: torch.Generator,
+        steps: int | Sequence[float] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return one draw u for each row of the context, (rows, D), and log p(u | x), (rows,).
+
+        Where draws are u = g(z), with exact Jacobian:
+
+            log p(u | x) = log N(z; 0, I) - log |det dg/dz|
+
+        Raises:
+            NotImplementedError: draws are no function of one noise, or D is too large.
+        """
+        z = self.noise(context, generator)
+        u, derivative = jacobian(lambda v: self.push(v, context, steps), z)
+        return u, log_normal(z) - torch.linalg.slogdet(derivative).logabsdet
 
     def posterior(self) -> Posterior:
         """Return the posterior; it shares this module's weights."""
@@ -190,3 +235,31 @@ def _scales(given: Sequence[str], names: tuple[str, ...], theta: Tensor) -> tupl
         if scale == "log" and not least > 0:
             raise ValueError(f"parameter {name!r} has the scale log, but theta holds {least}")
     return tuple(given)
+
+
+def _check_parameter(name: str, values: Tensor, low: float, high: float) -> None:
+    """Raise ValueError where a parameter is the same in all rows or outside of its bounds."""
+    if values.amin() == values.amax():
+        raise ValueError(
+            f"parameter {name!r} is {values[0].item():.6g} in all {len(values)} rows: "
+            "there is nothing to infer; leave it out"
+        )
+    slack = 1e-6 * max(abs(bound) for bound in (low, high, 1e-30) if np.isfinite(bound))
+    outside = (values < low - slack) | (values > high + slack)
+    if outside.any():
+        raise ValueError(
+            f"parameter {name!r}: {int(outside.sum())} of {len(values)} rows lie outside its bounds "
+            f"[{low:g}, {high:g}], for example {values[outside][0].item():.6g}"
+        )
+
+
+def _check_output(name: str, values: Tensor) -> None:
+    """Warn of an output, or of elements of a vector, that are the same in all rows."""
+    same = (
+        (values == values[0]).flatten(1).all(0) if values.ndim > 1 else (values == values[0]).all()
+    )
+    count, total = int(same.sum()), same.numel()
+    if not count or (values.ndim > 2 and count < total):  # pictures often have a constant edge
+        return
+    which = "is" if count == total else f"has {count} of {total} elements that are"
+    warnings.warn(f"x[{name!r}] {which} the same in all {len(values)} rows", stacklevel=4)

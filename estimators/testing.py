@@ -184,8 +184,7 @@ def an_artefact_survives_a_fresh_process(name: str, **arguments: Any) -> None:
             "import numpy, estimators\n"
             "posterior = estimators.load(sys.argv[1] + '/posterior')\n"
             "assert posterior.provenance == {'digest': 'd'}, posterior.provenance\n"
-            "shapes = posterior.module.problem.x\n"
-            "x = {key: numpy.load(f'{sys.argv[1]}/x-{key}.npy') for key in shapes}\n"
+            "x = {k: numpy.load(f'{sys.argv[1]}/x-{k}.npy') for k in posterior.x_shapes}\n"
             "draws = posterior.sample(x, 20, seed=5)\n"
             "numpy.save(sys.argv[1] + '/draws.npy', draws.numpy())\n"
         )

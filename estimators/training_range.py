@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,8 @@ class OutOfRangeWarning(UserWarning):
 class TrainingRange(nn.Module):
     """Smallest and largest value and standard deviation of every element of x in training.
 
+    An output `a` of varying length has its mask beside it, `a_mask`; absent elements do not count.
+
     Arguments:
         shapes: name -> shape of one simulation's output.
     """
@@ -27,22 +31,25 @@ class TrainingRange(nn.Module):
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__()
-        self.shapes = dict(sorted(shapes.items()))
-        size = sum(torch.Size(shape).numel() for shape in shapes.values())
-        self.register_buffer("low", torch.full((size,), -torch.inf))
-        self.register_buffer("high", torch.full((size,), torch.inf))
-        self.register_buffer("scale", torch.ones(size))
+        masks = {name + "_mask" for name in shapes}
+        self.shapes = {name: shapes[name] for name in sorted(shapes) if name not in masks}
+        self.sizes = [math.prod(shape) for shape in self.shapes.values()]
+        self.register_buffer("low", torch.full((sum(self.sizes),), -torch.inf))
+        self.register_buffer("high", torch.full((sum(self.sizes),), torch.inf))
+        self.register_buffer("scale", torch.ones(sum(self.sizes)))
 
     def fit(self, x: Mapping[str, Tensor]) -> None:
         """Take the range from training outputs, each of shape (n, ...)."""
-        start = 0
-        for name in self.shapes:
-            values = x[name].flatten(1) if x[name].ndim > 1 else x[name].unsqueeze(1)
-            place = slice(start, start := start + values.shape[1])
-            self.low[place], self.high[place] = values.amin(0), values.amax(0)
-            scale = values.double().std(dim=0, correction=0).float()
-            # An element that never changed is measured by the whole output.
-            self.scale[place] = torch.where(scale > 0, scale, _spread(values))
+        flat = self._flat(x)
+        absent = flat.isnan()
+        never = absent.all(0)
+        self.low.copy_(flat.masked_fill(absent, torch.inf).amin(0).masked_fill(never, -torch.inf))
+        self.high.copy_(flat.masked_fill(absent, -torch.inf).amax(0).masked_fill(never, torch.inf))
+        scale = _spread(flat, dim=0)
+        # An element that never changed is measured by the whole output.
+        whole = [_spread(part.flatten()).expand(part.shape[1]) for part in self._parts(flat)]
+        self.scale.copy_(torch.where(scale > 0, scale, torch.cat(whole)))
+        self.scale.masked_fill_(self.scale == 0, 1.0)
 
     def distances(self, x: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return how far B observations lie outside, in standard deviations, and in which element.
@@ -53,11 +60,11 @@ class TrainingRange(nn.Module):
         Returns:
             The largest distance over the elements, 0 inside, and its element: both of shape (B,).
         """
-        flat = torch.cat([x[name].reshape(len(x[name]), -1) for name in self.shapes], dim=1)
-        outside = torch.maximum(self.low - flat, flat - self.high).clamp_min(0) / self.scale
-        if not flat.shape[1]:
+        flat = self._flat(x)
+        if not flat.numel():
             return flat.new_zeros(len(flat)), flat.new_zeros(len(flat), dtype=torch.long)
-        distance, element = outside.max(dim=1)
+        outside = torch.maximum(self.low - flat, flat - self.high).clamp_min(0) / self.scale
+        distance, element = outside.nan_to_num(0.0, posinf=torch.inf).max(dim=1)
         return distance, element
 
     def describe(self, x: Mapping[str, Tensor]) -> str:
@@ -68,8 +75,8 @@ class TrainingRange(nn.Module):
             return ""
         worst = int(distance.argmax())
         place = int(element[worst])
-        name, index, start = self._element(place)
-        value = float(x[name][worst].reshape(-1)[place - start])
+        name, index, within = self._element(place)
+        value = float(x[name][worst].reshape(-1)[within])
         return (
             f"{far} of {len(distance)} observations lie far outside the training range, "
             f"number {worst} by {float(distance[worst]):.3g} training standard deviations: "
@@ -78,18 +85,32 @@ class TrainingRange(nn.Module):
         )
 
     def _element(self, place: int) -> tuple[str, str, int]:
-        """Return the output, the index as text and the output's start of a flat place."""
-        start = 0
-        for name, shape in self.shapes.items():
-            size = torch.Size(shape).numel()
-            if place < start + size:
-                index = torch.unravel_index(torch.tensor(place - start), shape) if shape else ()
-                text = ", ".join(str(int(i)) for i in index)
-                return name, f"[{text}]" if shape else "", start
-            start += size
+        """Return the output, the index as text and the index in the flat output of a place."""
+        for (name, shape), size in zip(self.shapes.items(), self.sizes, strict=True):
+            if place < size:
+                index = np.unravel_index(place, shape) if shape else ()
+                return name, f"[{', '.join(map(str, index))}]" if shape else "", place
+            place -= size
         raise IndexError(place)
 
+    def _flat(self, x: Mapping[str, Tensor]) -> Tensor:
+        """Return all elements side by side, NaN where they are absent."""
+        parts = []
+        for (name, shape), size in zip(self.shapes.items(), self.sizes, strict=True):
+            values = x[name]
+            if name + "_mask" in x:
+                present = x[name + "_mask"] > 0
+                present = present.view(*present.shape, *[1] * (len(shape) - 1))
+                values = values.masked_fill(~present, torch.nan)
+            parts.append(values.reshape(len(values), size))
+        return torch.cat(parts, dim=1)
 
-def _spread(values: Tensor) -> Tensor:
-    spread = values.double().std(correction=0).float() if values.numel() else torch.ones(())
-    return torch.where(spread > 0, spread, torch.ones_like(spread))
+    def _parts(self, flat: Tensor) -> tuple[Tensor, ...]:
+        return flat.split(self.sizes, dim=1)
+
+
+def _spread(values: Tensor, dim: int = 0) -> Tensor:
+    """Return the standard deviation of what is no NaN, 0 where there is nothing."""
+    values = values.double()
+    mean = values.nanmean(dim=dim, keepdim=True)
+    return (values - mean).square().nanmean(dim=dim).sqrt().nan_to_num(0.0).float()

@@ -79,7 +79,7 @@ class Evaluation:
     @cached_property
     def passes(self) -> tuple[int | None, ...]:
         """The numbers of passes to try; (None,) where the estimator has no choice."""
-        if not hasattr(self.posterior.module, "steps"):
+        if self.posterior.steps is None:
             return (None,)
         asked = self.asked.passes
         return asked if isinstance(asked, tuple) else (asked,)
@@ -188,7 +188,7 @@ def evaluate(
         say(f"evaluate: {work.key} is done")
         return known
     began = time.monotonic()
-    sets = HeldOut.read(work.store, config.test, work.posterior.module.problem.x)
+    sets = HeldOut.read(work.store, config.test, work.posterior.x_shapes)
     references = work.references(sets, stop)
     results, arrays = [], {"ids": sets.ids, "theta": sets.theta}
     with Progress("evaluate", len(sets.ids) * len(work.passes), "test sets") as progress:

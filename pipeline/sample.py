@@ -41,7 +41,7 @@ def sample(
     import estimators
 
     posterior = estimators.load(run.training(run.latest) / "posterior")
-    shapes = posterior.module.problem.x
+    shapes = posterior.x_shapes
     single = _is_single(shapes, observation)
     x = {name: value[None] if single else value for name, value in observation.items()}
     x = _padded(shapes, x)

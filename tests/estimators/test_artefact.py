@@ -56,7 +56,7 @@ def test_a_flipped_byte_is_found(saved: Path, place: float) -> None:
         estimators.load(saved)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}', "\udcff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 2}', "\udcff"])
 def test_a_damaged_description_is_refused(saved: Path, text: str) -> None:
     (saved / "posterior.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(estimators.ArtefactError, match="damaged"):
@@ -73,7 +73,13 @@ def test_a_missing_file_is_named(saved: Path, tmp_path: Path) -> None:
 
 def test_a_newer_format_says_so(saved: Path) -> None:
     edit(saved, format=99, weights="elsewhere")
-    with pytest.raises(estimators.ArtefactError, match=r"newer.*up to 1"):
+    with pytest.raises(estimators.ArtefactError, match=r"newer.*up to 2"):
+        estimators.load(saved)
+
+
+def test_an_older_format_says_so(saved: Path) -> None:
+    edit(saved, format=1)
+    with pytest.raises(estimators.ArtefactError, match="older format 1"):
         estimators.load(saved)
 
 
