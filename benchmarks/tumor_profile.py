@@ -23,6 +23,18 @@ from benchmarks.tumor_equality import reference
 
 SECONDS = 6.0
 CHILD = "--child"
+FOLDER = "tumor_spheroid"
+
+
+def readable(symbol: str) -> str:
+    """Return `module.function` of a mangled name, in which every part follows its own length."""
+    _, found, rest = symbol.partition(FOLDER)
+    parts = []
+    while found and (length := re.match(r"\d+", rest)):
+        end = length.end() + int(length.group())
+        parts.append(rest[length.end() : end])
+        rest = rest[end:]
+    return ".".join(parts[:2]) or symbol[:40]
 
 
 def write_map(dispatcher: numba.core.dispatcher.Dispatcher) -> None:
@@ -33,22 +45,19 @@ def write_map(dispatcher: numba.core.dispatcher.Dispatcher) -> None:
     for function in compiled.library._final_module.functions:
         address = 0 if function.is_declaration else engine.get_function_address(function.name)
         if address:
-            found = re.search(r"kernel(\d+)", function.name)
-            after = function.name[found.end() :] if found else function.name
-            starts.append((address, after[: int(found.group(1))] if found else after[:40]))
+            starts.append((address, readable(function.name)))
     starts.sort()
     ends = [address for address, _ in starts[1:]] + [starts[-1][0] + 0x8000]
-    lines = [f"{a:x} {b - a:x} kernel.{name}\n" for (a, name), b in zip(starts, ends, strict=True)]
+    lines = [f"{a:x} {b - a:x} tumor.{name}\n" for (a, name), b in zip(starts, ends, strict=True)]
     Path(f"/tmp/perf-{os.getpid()}.map").write_text("".join(lines))
 
 
 def simulate(point: int) -> None:
     """The child: compile anew, since a cached function has no names, and simulate for a while."""
     import simulators
-    from simulators.tumor_spheroid import kernel, model
+    from simulators.tumor_spheroid import compiled, kernel, model
 
-    options = {"nogil": True, "error_model": "numpy", "_nrt": False}
-    model.simulate = numba.njit(**options)(kernel.simulate.py_func)
+    model.simulate = numba.njit(**compiled.OPTIONS)(kernel.simulate.py_func)
     tumour = simulators.load("tumor_spheroid")
     write_map(model.simulate)
     theta, rng = reference()["theta"][point], np.random.default_rng(0)
@@ -69,8 +78,8 @@ def shares(point: int) -> dict[str, float]:
     share: Counter[str] = Counter()
     for line in text.splitlines():
         parts = [part.strip() for part in line.split(";")]
-        if len(parts) > 2 and "kernel." in parts[2]:
-            share[parts[2].split("kernel.")[1]] += float(parts[0].rstrip("%"))
+        if len(parts) > 2 and "tumor." in parts[2]:
+            share[parts[2].split("tumor.")[1]] += float(parts[0].rstrip("%"))
         elif len(parts) > 2 and parts[1].startswith("libm"):
             share["libm"] += float(parts[0].rstrip("%"))
     total = sum(share.values())

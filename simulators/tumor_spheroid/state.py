@@ -20,7 +20,7 @@ PROFILE_LENGTH = 1000
 ECM_STEP = 0.01  # h
 EMPTY, QUIESCENT, CYCLING, STUCK = 0, 1, 2, 3  # states of a site in a snapshot
 
-ACTIVE, IDLE, CELLS, FULL = 0, 1, 2, 3  # entries of Tumour.count
+ACTIVE, IDLE, CELLS, FULL = 0, 1, 2, 3  # entries of Tumour.counts
 NO_CLOCK, IDLE_CLOCK = -1, -2  # values of Tumour.slot besides an index
 NOT_SOUGHT, WALL = -1, -2  # values of Profile.nearest besides a site
 BLOCK = 256
@@ -41,18 +41,17 @@ class Parameters(NamedTuple):
 class Tumour(NamedTuple):
     """The state of one run.
 
-    Per cell: ``first``, ``second`` (its sites, -1: none), ``cycling``, ``stuck``, ``stage``,
-    ``slot`` (index of its clock in ``clocks``). Per site: ``owner`` (cell, -1: empty), ``empties``
-    (number of empty neighbours), ``shell`` (no empty site in any earlier shell), ``ecm`` after
-    ``ecm_steps`` Euler steps, with ``source``. ``clocks``: the cells with a running clock.
-    ``path``: room for a chain of pushed cells. ``counts``: numbers of clocks, idle clocks, cells, occupied sites.
+    Per cell: ``first``, ``second`` (its sites, -1: none), ``cycling``, ``stuck``, ``slot`` (index of
+    its clock). Per clock: ``clocks``, the cell, and ``ticks`` left until it acts. Per site: ``owner``
+    (cell, -1: empty), ``empties`` (number of empty neighbours), ``shell`` (no empty site in any
+    earlier shell), ``ecm`` after ``ecm_steps`` Euler steps, with ``source``. ``path``: room for a
+    list of sites. ``counts``: numbers of clocks, idle clocks, cells, occupied sites.
     """
 
     first: np.ndarray
     second: np.ndarray
     cycling: np.ndarray
     stuck: np.ndarray
-    stage: np.ndarray
     slot: np.ndarray
     owner: np.ndarray
     empties: np.ndarray
@@ -61,6 +60,7 @@ class Tumour(NamedTuple):
     ecm_steps: np.ndarray
     source: np.ndarray
     clocks: np.ndarray
+    ticks: np.ndarray
     path: np.ndarray
     counts: np.ndarray
 
@@ -78,8 +78,8 @@ class Profile(NamedTuple):
     """Sums over the pictures of the profile day, and the rim as the last picture saw it.
 
     Per bin, as differences to the bin before: number of ``cells``, their ``ecm``, how many are
-    ``cycling``. The rim is the empty sites beside a cell, by column in ``points`` from ``start``,
-    and the sites ``behind_wall``: all neighbours of occupied domain-border sites. Per site:
+    ``cycling``. The rim is the empty sites beside a cell, by column in ``points`` from ``start``, at
+    ``x``, ``y``, and the sites ``behind_wall``: all neighbours of occupied domain-border sites. Per site:
     ``empty2``, squared distance to the ``nearest`` point of the first kind, ``wall2`` to the second.
     ``sites``: number of occupied sites when the rim was made.
     """
@@ -88,6 +88,8 @@ class Profile(NamedTuple):
     ecm: np.ndarray
     cycling: np.ndarray
     points: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
     start: np.ndarray
     nearest: np.ndarray
     empty2: np.ndarray
@@ -116,7 +118,6 @@ def new_tumour(lattice: Lattice) -> Tumour:
         second=np.full(n, -1, np.int32),
         cycling=np.zeros(n, np.bool_),
         stuck=np.zeros(n, np.bool_),
-        stage=np.zeros(n, np.int8),
         slot=np.full(n, NO_CLOCK, np.int32),
         owner=np.full(n, -1, np.int32),
         empties=np.diff(lattice.ptr).astype(np.int16),
@@ -125,6 +126,7 @@ def new_tumour(lattice: Lattice) -> Tumour:
         ecm_steps=np.zeros(n, np.int32),
         source=np.zeros(n),
         clocks=np.empty(n, np.int32),
+        ticks=np.empty(n, np.int8),
         path=np.empty(n, np.int32),
         counts=np.zeros(4, np.int64),
     )
@@ -144,6 +146,8 @@ def new_profile(lattice: Lattice) -> Profile:
         ecm=np.zeros(bins),
         cycling=np.zeros(bins, np.int64),
         points=np.empty(n, np.int32),
+        x=np.empty(n),
+        y=np.empty(n),
         start=np.empty(lattice.side + 1, np.int32),
         nearest=np.full(n, NOT_SOUGHT, np.int32),
         empty2=np.empty(n),

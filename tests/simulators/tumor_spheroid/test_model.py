@@ -13,7 +13,7 @@ import pytest
 import simulators
 from benchmarks.tumor_equality import original_centres, original_runs, reference
 from simulators.testing import check_simulator
-from simulators.tumor_spheroid import kernel, lattice, state
+from simulators.tumor_spheroid import growth, lattice, matrix, state
 from simulators.tumor_spheroid.lattice import SEED, search_pattern
 from simulators.tumor_spheroid.model import VALID, grow
 from simulators.tumor_spheroid.picture import draw_gif, draw_strip
@@ -173,12 +173,12 @@ def test_initial_radius_follows_from_the_originals_seed() -> None:
 
 @numba.njit
 def lazy_history(sites, tumour, powers, parameters, filled, steps, end):
-    kernel._fill_powers(powers, parameters.ecm_degradation_rate)
+    matrix.fill_powers(powers, parameters.ecm_degradation_rate)
     for i in range(filled.size):
         tumour.owner[filled[i]] = i
-        kernel._fill(sites, tumour, powers, parameters, filled[i], steps[i])
+        growth.fill(sites, tumour, powers, parameters, filled[i], steps[i])
     for s in range(tumour.ecm.size):
-        kernel._bring_up(tumour, powers, s, end)
+        matrix.bring_up(tumour, powers, s, end)
 
 
 @pytest.mark.parametrize("degradation", [0.0, 1e-5, 0.0008, 0.3, 1.0, 10.0])
