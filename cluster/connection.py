@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-PATIENCE = 60.0  # seconds for Ray to answer
+from cluster.guard import guard
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ def usable_cpus() -> int:
 def attach(alive: Callable[[], bool], **options: Any) -> Iterator[Cluster]:
     """Connect with `ray.init(**options)` and disconnect on leaving; reuse a connection that is there.
 
+    From the first step to the last a guard ends this process when Ray is gone and a call to it hangs.
+
     Raises:
         ConnectionError: Ray could not be reached or started.
     """
@@ -46,21 +48,27 @@ def attach(alive: Callable[[], bool], **options: Any) -> Iterator[Cluster]:
     if ray.is_initialized():
         yield _describe(alive)
         return
-    with _signal_handlers_kept():
+    with guard(alive) as over:
+        with _signal_handlers_kept():
+            _start(options)
         try:
-            ray.init(
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-                **options,
-            )
-        except Exception as error:  # Ray raises plain `Exception` when its daemons do not come up
-            reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
-            raise ConnectionError(f"cannot start or reach Ray: {reason}") from error
+            yield _describe(alive)
+        finally:
+            if alive():
+                over.set()  # from here on its daemons may go
+            ray.shutdown()
+
+
+def _start(options: dict[str, Any]) -> None:
+    import ray
+
     try:
-        yield _describe(alive)
-    finally:
-        ray.shutdown()
+        ray.init(
+            log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options
+        )
+    except Exception as error:  # Ray raises plain `Exception` when its daemons do not come up
+        reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+        raise ConnectionError(f"cannot start or reach Ray: {reason}") from error
 
 
 def _describe(alive: Callable[[], bool]) -> Cluster:

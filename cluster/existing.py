@@ -6,9 +6,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cluster.connection import PATIENCE, Cluster, attach
+from cluster.connection import Cluster, attach
 
-KNOCK = 10.0  # seconds for the head node to accept a connection
+KNOCK = 5.0  # seconds for the head node to accept a connection
 
 
 @contextmanager
@@ -41,12 +41,14 @@ def _knock(address: str) -> None:
 
 
 def _head_answers() -> bool:
+    """Ask whether somebody listens where the head node is; true before its address is known."""
     from ray._private import worker
-    from ray.exceptions import RayError
 
-    client = worker.global_worker.gcs_client
+    node = worker._global_node
+    if node is None:
+        return True
     try:
-        client.internal_kv_exists(b"sbiflow", namespace=None, timeout=PATIENCE)
-    except (RayError, OSError):
+        _knock(node.gcs_address)
+    except ConnectionError:
         return False
     return True

@@ -7,11 +7,12 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 LONGEST = 24  # characters of a temporary folder's name: a socket's path has at most 107 bytes
+DAEMONS = ("gcs_server", "raylet")
 
 
 @contextmanager
@@ -72,8 +73,24 @@ def address_towards(host: str) -> str:
 
 
 def daemons_alive() -> bool:
-    """Ask whether the Ray daemons that this process started are all there."""
+    """Ask whether no Ray daemon of this process has ended; a Ray that is being started has no list of them yet."""
     from ray._private import worker
 
     node = worker._global_node
-    return node is not None and not node.dead_processes()
+    if node is not None:
+        return not node.dead_processes()
+    return not any(_is_dead_daemon(pid) for pid in _children())
+
+
+def _children() -> Iterator[str]:
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended
+            yield from path.read_text().split()
+
+
+def _is_dead_daemon(pid: str) -> bool:
+    try:
+        name, _, rest = Path("/proc", pid, "stat").read_text().partition("(")[2].rpartition(")")
+    except OSError:
+        return False
+    return name in DAEMONS and rest.split()[0] == "Z"

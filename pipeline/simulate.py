@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -20,17 +18,16 @@ import cluster
 from cluster.connection import Cluster
 from cluster.preflight import facts
 from pipeline.errors import PipelineError, TooManyFailed, UsageError
-from pipeline.progress import Progress, say
+from pipeline.progress import Progress
 from pipeline.run import STREAMS, Run
 from pipeline.simulation.actor import DISTRIBUTIONS, PACKAGES, Job
 from pipeline.simulation.crew import Crew, pickled
 from pipeline.simulation.ledger import Ledger
-from pipeline.simulation.session import LOOK, RAY_DIED, Session
+from pipeline.simulation.session import Session
 from pipeline.simulation.task import Simulation
 from pipeline.stop import Stop
 from pipeline.store import Outcome, Store
 
-PATIENCE = 10.0  # seconds that the driver has to notice that Ray died
 RETRIES = ("all", "failed", "invalid", "timeout")
 UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -185,24 +182,6 @@ def connected(config: Any) -> Iterator[Cluster]:
     with ExitStack() as stack:
         stack.push(connection)
         yield rays
-
-
-@contextmanager
-def _guard(alive: Callable[[], bool]) -> Iterator[None]:
-    """End this process if Ray is gone and a call to it never returns: nothing else could."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(LOOK):
-            if not alive() and not over.wait(PATIENCE):
-                say(RAY_DIED)
-                os._exit(PipelineError.exit_code)
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.guard import DIED
 from pipeline.errors import PipelineError, UsageError
 from pipeline.progress import Progress, duration
 from pipeline.simulation.actor import Report
@@ -39,7 +40,6 @@ KILLS = 10  # the same for a process killed from outside
 STILLBORN = 20  # actors that may die in a row without one simulation kept
 WAIT = 600.0  # seconds until the first actor must have started
 STRAGGLER = 10.0  # times the mean that make a simulation worth naming
-RAY_DIED = "Ray died; everything finished is kept: repeat the same command to continue"
 
 
 class Session:
@@ -268,7 +268,7 @@ class Session:
     def _look(self) -> None:
         """Publish, and fail rather than hang when Ray is gone or never gives us an actor."""
         if not self.alive():
-            raise PipelineError(RAY_DIED)
+            raise PipelineError(DIED)
         self.ledger.publish()
         self._slow = self._straggler()
         waited = time.monotonic() - self._created
