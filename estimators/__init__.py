@@ -60,6 +60,7 @@ def create(
     high: ArrayLike | None = None,
     names: Sequence[str] | None = None,
     scales: Sequence[str] | None = None,
+    preprocessing: str = "none",
     **arguments: Any,
 ) -> Estimator:
     """Return a new estimator, shaped and standardised by training rows.
@@ -71,6 +72,7 @@ def create(
         low, high: bounds of the prior, shape (D,); -inf and inf where there is none.
         names: names of the D parameters.
         scales: linear or log, of each parameter: the scale on which it is inferred; none: linear.
+        preprocessing: what is done with x first, see `estimators.preprocessing`.
         arguments: the estimator's own settings, see `estimators.arguments(name)`.
 
     Raises:
@@ -81,7 +83,9 @@ def create(
     from estimators.estimator import Problem
     from estimators.registry import build
 
-    problem, theta, x = Problem.of(theta, x, low=low, high=high, names=names, scales=scales)
+    problem, theta, x = Problem.of(
+        theta, x, low=low, high=high, names=names, scales=scales, preprocessing=preprocessing
+    )
     estimator = build(name, problem, arguments)
     estimator.standardise(theta, x)
     return estimator

@@ -56,6 +56,7 @@ def save(path: Path, estimator: Estimator, provenance: Mapping[str, Any]) -> Non
             "high": [_finite(value) for value in problem.high],
         },
         "x": problem.x,
+        "preprocessing": problem.preprocessing,
         "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)},
         "provenance": dict(provenance),
     }
@@ -119,6 +120,7 @@ def _problem(description: dict[str, Any]) -> Problem:
         high=tuple(math.inf if value is None else float(value) for value in theta["high"]),
         x={name: tuple(shape) for name, shape in description["x"].items()},
         scales=tuple(theta.get("scales", ())),
+        preprocessing=description.get("preprocessing", "none"),
     )
 
 

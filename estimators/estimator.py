@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from estimators.jacobian import jacobian, log_normal
-from estimators.summary import summary_network
+from estimators.preprocessing import summary_of
 from estimators.training_range import TrainingRange
 from estimators.transform import SCALES, parameter_transform
 
@@ -30,6 +30,7 @@ class Problem:
     high: tuple[float, ...]
     x: dict[str, tuple[int, ...]]  # the shape of one simulation's output
     scales: tuple[str, ...] = ()  # linear or log, of each parameter; empty: all linear
+    preprocessing: str = "none"  # of the outputs, see `estimators.preprocessing`
 
     @property
     def size(self) -> int:
@@ -46,6 +47,7 @@ class Problem:
         high: ArrayLike | None = None,
         names: Sequence[str] | None = None,
         scales: Sequence[str] | None = None,
+        preprocessing: str = "none",
     ) -> tuple[Problem, Tensor, dict[str, Tensor]]:
         """Return the problem that training rows pose, and the rows as float32 tensors.
 
@@ -86,7 +88,8 @@ class Problem:
         for name in outputs.keys() - padded - {f"{name}_mask" for name in padded}:
             _check_output(name, outputs[name])
         shapes = {name: tuple(values.shape[1:]) for name, values in sorted(outputs.items())}
-        return cls(names, bounds["low"], bounds["high"], shapes, scales), rows, outputs
+        problem = cls(names, bounds["low"], bounds["high"], shapes, scales, preprocessing)
+        return problem, rows, outputs
 
 
 class Estimator(nn.Module):
@@ -123,7 +126,9 @@ class Estimator(nn.Module):
             [scale == "log" for scale in problem.scales or ["linear"] * problem.size]
         )
         self.transform = parameter_transform(bounds, low, high, log)
-        self.summary = summary_network(summary, problem.x, summary_arguments or {})
+        self.summary = summary_of(
+            problem.x, problem.preprocessing, summary, summary_arguments or {}
+        )
         self.range = TrainingRange(problem.x)
 
     @property

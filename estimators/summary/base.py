@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from estimators.estimator import within
 from estimators.transform import LIMIT, Standardizer
 
 MASK = "_mask"  # an output of varying length comes padded, with the mask of this ending beside it
@@ -25,9 +24,10 @@ class Summary(nn.Module):
 
 
 def sizes(**numbers: int) -> None:
-    """Raise ValueError or TypeError that names the number unless all are whole and at least 1."""
+    """Raise ValueError that names the number unless all are whole and at least 1."""
     for name, number in numbers.items():
-        within(name, number, 1, integer=True)
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name} = {number!r} is no whole number from 1")
 
 
 def masked(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str | None]:

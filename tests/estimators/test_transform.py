@@ -14,6 +14,11 @@ LOW = torch.tensor([-1.0, 0.1, -INF, -INF], dtype=torch.float64)
 HIGH = torch.tensor([2.0, INF, 5.0, INF], dtype=torch.float64)
 
 
+LOG = torch.tensor([False, True, False, True])
+POSITIVE = torch.tensor([-1.0, 0.01, -INF, 0.0], dtype=torch.float64)
+BELOW = torch.tensor([2.0, 100.0, 5.0, INF], dtype=torch.float64)
+
+
 def inside(n: int) -> torch.Tensor:
     torch.manual_seed(0)
     free = torch.randn(n, 4, dtype=torch.float64)
@@ -77,3 +82,41 @@ def test_a_constant_is_only_centred() -> None:
     values = torch.tensor([[0.1, 1e6], [0.1, 1e6 + 2]]).repeat(50, 1)
     standard.fit(values)
     assert torch.allclose(standard(values), torch.tensor([[0.0, -1.0], [0.0, 1.0]]).repeat(50, 1))
+
+
+def scaled(n: int) -> torch.Tensor:
+    """Parameters of which the second and the fourth are spread out on a log scale."""
+    theta = inside(n)
+    theta[:, 1] = 0.01 * 10000 ** torch.rand(n, dtype=torch.float64)
+    theta[:, 3] = theta[:, 3].exp()
+    return theta
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_log_scale_round_trip_within_bounds(name: str) -> None:
+    transform, theta = parameter_transform(name, POSITIVE, BELOW, LOG), scaled(2000).float()
+    transform.fit(theta)
+    u = transform(theta)
+    assert torch.allclose(u.mean(0), torch.zeros(4), atol=1e-4)
+    assert torch.allclose(u.std(0), torch.ones(4), atol=1e-2)
+    assert torch.allclose(transform.inverse(u), theta, atol=1e-3, rtol=1e-3)
+    far = transform.inverse(100 * torch.randn(5000, 4)).double()
+    assert ((far >= POSITIVE) & (far <= BELOW)).all()
+    outside = torch.tensor([[0.0, 0.001, 0.0, 1.0], [0.0, 1.0, 0.0, -1.0], [0.0, 1.0, 0.0, 1.0]])
+    assert transform.contains(outside).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("name", ["logit", "probit"])
+def test_log_scale_log_det_is_that_of_autograd(name: str) -> None:
+    transform, theta = parameter_transform(name, POSITIVE, BELOW, LOG), scaled(20).float()
+    transform.fit(theta)
+    for row, value in zip(theta, transform.log_abs_det(theta), strict=True):
+        jacobian = torch.autograd.functional.jacobian(transform, row)
+        expected = torch.linalg.slogdet(jacobian)[1].item()
+        assert value.item() == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+def test_reflection_on_a_log_scale_is_in_orders_of_magnitude() -> None:
+    transform = parameter_transform("reflect", POSITIVE, BELOW, LOG)
+    u = torch.tensor([[0.0, math.log(1000.0), 0.0, 2.0]])
+    assert torch.allclose(transform.inverse(u)[0, 1], torch.tensor(10.0), rtol=1e-4)
