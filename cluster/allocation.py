@@ -2,8 +2,8 @@
 
 The nodes meet in a folder on the shared file system. Each agent (`cluster.node`) leaves a card there: who it is,
 what it was granted, its versions. The head looks at the cards, starts Ray, and leaves the address. When the work
-is over the address goes, and the agents with it. Ports are the operating system's choice, so jobs that share a node
-never collide, and a token keeps strangers out.
+is over the address goes, and the agents with it. Ports are the operating system's choice, so jobs that share a
+node never collide, and a token keeps strangers out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import secrets
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -121,7 +120,7 @@ def _head(grant: Grant, address: str) -> Iterator[Cluster]:
 
 @contextmanager
 def _meeting() -> Iterator[Path]:
-    """Yield the folder where the nodes meet, and clear it in the end, which tells the agents to leave."""
+    """Yield the folder where the nodes meet, and take the address away in the end: the agents leave."""
     name = os.environ.get(FOLDER)
     if not name:
         raise ConnectionError(
@@ -137,7 +136,6 @@ def _meeting() -> Iterator[Path]:
         yield place
     finally:
         (place / HEAD).unlink(missing_ok=True)
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _gather(place: Path, count: int) -> list[Card]:

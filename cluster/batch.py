@@ -22,11 +22,14 @@ HEAD = """\
 # {title}
 # Written by `sbiflow submit`, which writes it anew; to change it, change the configuration.
 """
-WORK = """
+WATCH = """\
+stopping= work=
+trap 'stopping=yes; kill -USR1 $work 2>/dev/null' USR1 TERM
+"""
+WORK = """\
 {command} &
 work=$!
-stopping=
-trap 'stopping=yes; kill -USR1 $work 2>/dev/null' USR1 TERM
+[ -z "$stopping" ] || kill -USR1 $work
 wait $work
 code=$?
 while [ $code -gt 128 ] && kill -0 $work 2>/dev/null; do  # a signal ended the waiting, not the work
@@ -94,20 +97,23 @@ class State:
     live: bool = False  # whether it waits or runs
 
 
-def body(job: Job, nodes: str = "", again: str = "") -> str:
+def body(job: Job, nodes: str = "", again: str = "", end: str = "") -> str:
     """Return the part of a script that is the same everywhere.
 
     Args:
         nodes: lines that start the other nodes.
         again: lines that queue the job again.
+        end: lines after the work, however it ended.
     """
-    parts = ["\n".join((f"cd {quoted(job.place)}", *job.setup))]
+    parts = [WATCH, "\n".join((f"cd {quoted(job.place)}", *job.setup))]
     if job.lock is not None:
         parts.append(
             f"flock --wait 600 {quoted(job.lock)} true  # a lost node may hold the run for a while\n"
         )
     parts += [nodes] if nodes else []
     parts.append(WORK.format(command=shlex.join(job.work)))
+    if end:
+        parts.append(end)
     if again:
         parts.append(f'if [ $code = {STOPPED} ] || [ -n "$stopping" ]; then\n{indented(again)}fi\n')
     if job.then:

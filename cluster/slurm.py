@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,14 @@ CHAINS = True  # a job can wait for another's success
 LIVE = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "STAGE_OUT"}
 NODES = """\
 export {variable}={folder}/nodes-$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}
-if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
-  rm -rf "${variable}" && mkdir -p "${variable}"
-  {{
-    srun --relative=1 --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) \\
-      --ntasks-per-node=1 --overlap {command} "${variable}"
-    echo $? > "${variable}/{ended}"
-  }} &
-fi
+others=$((SLURM_JOB_NUM_NODES - 1))
+mkdir -p "${variable}"
+{{
+  srun --relative=1 --nodes=$others --ntasks=$others --ntasks-per-node=1 --overlap \\
+    {command} "${variable}"
+  code=$?
+  [ -d "${variable}" ] && echo $code > "${variable}/{ended}"
+}} &
 """
 AGAIN = """\
 if [ "$(squeue --noheader --format=%T --jobs=$SLURM_JOB_ID)" = RUNNING ] &&  # not cancelled
@@ -77,12 +78,14 @@ def script(job: Job) -> str:
         "--ntasks-per-node=1",
         *(_option(name, value) for name, value in job.options.items() if value is not False),
     ]
-    command = " ".join(map(quoted, job.node)) if job.node else ""
-    nodes = NODES.format(variable=FOLDER, folder=quoted(job.folder), command=command, ended=AGENTS)
+    nodes = end = ""
+    if job.node is not None and job.nodes > 1:
+        nodes = NODES.format(
+            variable=FOLDER, folder=quoted(job.folder), command=shlex.join(job.node), ended=AGENTS
+        )
+        end = f'rm -rf "${FOLDER}"\n'
     again = AGAIN.format(restarts=job.restarts)
-    return head(job, "#SBATCH", lines) + body(
-        job, nodes if job.node and job.nodes > 1 else "", again
-    )
+    return head(job, "#SBATCH", lines) + body(job, nodes, again=again, end=end)
 
 
 def _option(name: str, value: object) -> str:

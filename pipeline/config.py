@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -62,7 +62,21 @@ class Estimator(_Strict):
     """Which posterior estimator, with the arguments of its constructor."""
 
     name: str = "cmpe"
-    arguments: dict[str, Any] = {}
+    preprocessing: str = "none"  # of the outputs
+    arguments: dict[str, Any] = {}  # of every estimator that `name` may become
+    only: dict[str, dict[str, Any]] = {}  # further arguments of the estimator of that name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All arguments of the estimator `name`."""
+        return self.arguments | self.only.get(self.name, {})
+
+    @model_validator(mode="after")
+    def _once(self) -> Estimator:
+        for name, arguments in self.only.items():
+            if twice := sorted(arguments.keys() & self.arguments.keys()):
+                raise ValueError(f"{twice[0]!r} is in arguments and in only.{name}: give it once")
+        return self
 
 
 class Train(_Strict):
@@ -183,7 +197,7 @@ class Config(_Strict):
 class _Loader(yaml.SafeLoader):
     """YAML that refuses a key given twice, reads `1e-3` as a number and `12:00:00` as a time, not as 43200."""
 
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers = {  # noqa: RUF012
         first: [("tag:yaml.org,2002:str", TIME), *pairs]
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -382,9 +396,9 @@ def _check_names(config: Config) -> None:
                 close = difflib.get_close_matches(name, valid, 1)
                 hint = f"did you mean {close[0]!r}? " if close else ""
                 raise UsageError(f"{key}: unknown {name!r}; {hint}valid: {', '.join(valid)}")
-    if config.estimator.arguments:
+    if settings := config.estimator.settings:
         try:
-            estimators.check(config.estimator.name, config.estimator.arguments)
+            estimators.check(config.estimator.name, settings)
         except (LookupError, TypeError) as error:
             raise UsageError(f"estimator.arguments: {error.args[0]}") from None
 

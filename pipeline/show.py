@@ -236,10 +236,9 @@ def check(config: Config, result: Check) -> str:
 
 
 def training(result: Any) -> str:
-    return (
-        f"trained {result.key}: {result.steps} steps, best validation loss"
-        f" {result.best_loss:.5g}, {duration(result.seconds)}"
-    )
+    loss = result.best_validation_loss
+    best = f", best validation loss {loss:.5g}" if loss is not None else ""
+    return f"trained {result.key}: {result.steps} steps{best}, {duration(result.seconds)}"
 
 
 def metrics(result: dict[str, Any]) -> str:

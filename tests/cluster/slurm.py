@@ -1,6 +1,6 @@
 """A real SLURM on this machine: one controller and three nodes of two cores, all on 127.0.0.1.
 
-The nodes are `slurmd` daemons under other names, so whatever is said about nodes holds; they share the machine's disk.
+The nodes are `slurmd` daemons under other names: whatever is said about nodes holds, but they share one disk.
 """
 
 from __future__ import annotations
@@ -93,18 +93,26 @@ class Slurm:
             time.sleep(0.2)
         return state
 
+    def clear(self) -> None:
+        """Cancel what waits or runs, and have all nodes back."""
+        self.run("scancel", "--me")
+        for node, daemon in self.node_daemons.items():
+            if daemon.poll() is not None:
+                self.restore(node)
+        _until(lambda: not self.run("squeue", "-h", "--me"))
+
     def processes(self, node: str) -> list[int]:
         """Return the processes of all jobs on a node."""
-        marks = (f"SLURMD_NODENAME={node}\0".encode(), f"slurmstepd-{node}".encode())
+        marks = {
+            f"SLURMD_NODENAME={node}".encode(),
+            f"SLURM_CONF={self.folder}/slurm.conf".encode(),
+        }
         found = []
         for place in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if marks[0] in (place / "environ").read_bytes() + b"\0" and self._ours(place):
+                if marks <= set((place / "environ").read_bytes().split(b"\0")):
                     found.append(int(place.name))
         return found
-
-    def _ours(self, place: Path) -> bool:
-        return f"SLURM_CONF={self.folder}/slurm.conf".encode() in (place / "environ").read_bytes()
 
     def lose(self, node: str) -> None:
         """End a node as a power cut would: its daemon and everything that jobs run there."""
@@ -193,8 +201,7 @@ def _popen(command: list[str], log: Path) -> subprocess.Popen[bytes]:
 def _end(slurm: Slurm) -> None:
     """Cancel all jobs, stop the nodes, and kill what jobs may have left."""
     with suppress(subprocess.CalledProcessError, AssertionError):
-        slurm.run("scancel", "--me")
-        _until(lambda: not slurm.run("squeue", "-h", "--me"))
+        slurm.clear()
     for node, process in slurm.node_daemons.items():
         _stop(process)
         for pid in slurm.processes(node):
