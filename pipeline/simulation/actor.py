@@ -157,8 +157,10 @@ class SimulationActor:
 
         Raises:
             UsageError: the outputs are not of the schema.
-            PipelineError: the rows cannot be written.
+            PipelineError: the rows cannot be written, or another driver has taken the session over.
         """
+        if self._spool is not None:  # units still queue up behind the one that found out
+            self._spool.check_owned()
         self._note.begin(unit)
         self._tally = Tally()
         kept = time.perf_counter()

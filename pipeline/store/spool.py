@@ -67,7 +67,7 @@ class Spool:
             self._rows += len(rows)
         else:
             self._seal(rows)
-        self._check_owned()
+        self.check_owned()
 
     def _seal(self, rows: Rows) -> None:
         """Write the spool's rows and these as whole shards; what is left starts the next spool."""
@@ -94,7 +94,7 @@ class Spool:
             handle = _open_locked(fresh)
             try:
                 end = self._write(handle, _encode(rows), 0) if len(rows) else 0
-                self._check_owned()
+                self.check_owned()
                 os.replace(fresh, self.path)
             except BaseException:
                 os.close(handle)
@@ -120,8 +120,8 @@ class Spool:
                 self._synced = time.monotonic()
         return end + size
 
-    def _check_owned(self) -> None:
-        """Fail if another driver has taken the session over: it folds what lies here, not what comes."""
+    def check_owned(self) -> None:
+        """Raise `PipelineError` if another driver has taken the session over: what comes now is lost."""
         try:
             owned = os.stat(self.path).st_ino == os.fstat(self._handle).st_ino
         except FileNotFoundError:

@@ -15,4 +15,5 @@ def test_kills_at_random_times_change_nothing(tmp_path):
     assert result["equal_digests"]
     assert result["each_id_once"]
     assert run["repeated"] <= run["in_flight"]
-    assert run["driver_gone_s"] < 90  # never hangs; Ray gives up on its own start after 60 s
+    assert run["most_lost_by_a_process"] <= 1
+    assert run["driver_gone_s"] < 10  # Ray itself would wait for a minute
