@@ -21,6 +21,7 @@ import numpy as np
 
 import estimators
 import evaluation
+from evaluation.scale import on_scale
 from pipeline.config import Config, simulator_of
 from pipeline.errors import UsageError
 from pipeline.held_out import HeldOut, test_store
@@ -30,7 +31,7 @@ from pipeline.run import Run, write_whole
 from pipeline.stop import Stop
 from pipeline.store import Store
 
-FORMAT = 1  # raised when equal settings would give other numbers
+FORMAT = 2  # raised when equal settings would give other numbers
 BLOCK = 10  # observations drawn for and timed together
 PRIOR_DRAWS = 10_000
 POSTERIOR_STREAM, PRIOR_STREAM = 0, 1  # of the random numbers of an evaluation
@@ -139,11 +140,12 @@ class Evaluation:
     ) -> dict[str, Any]:
         """Return all metrics, as JSON."""
         prior_rng = np.random.default_rng(_seed(self.asked.seed, PRIOR_STREAM, 0))
+        prior = self.simulator.prior
         inputs = {
-            "theta": sets.theta,
-            "draws": drawn.draws.astype(np.float64),
-            "references": references,
-            "prior": self.simulator.prior.sample(prior_rng, PRIOR_DRAWS),
+            "theta": on_scale(sets.theta, prior.scales),
+            "draws": on_scale(drawn.draws, prior.scales),
+            "references": None if references is None else on_scale(references, prior.scales),
+            "prior": on_scale(prior.sample(prior_rng, PRIOR_DRAWS), prior.scales),
             "seconds": drawn.seconds,
         }
         common = {"draws": self.asked.draws, "passes": drawn.passes, "n": len(sets.ids)}
@@ -209,6 +211,7 @@ def evaluate(
             "key": work.key,
             "estimator": work.posterior.estimator,
             "names": list(work.posterior.names),
+            "scales": list(work.simulator.prior.scales),
             "budget": provenance.get("budget"),
             "digest": provenance.get("store_digest"),
         },

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.scale import labels, on_scale
 from pipeline.run import Run
 from pipeline.store import Outcome, Store
 
@@ -56,9 +57,12 @@ def _evaluated(
     from evaluation import plots
 
     metrics, names = result["metrics"], result["posterior"]["names"]
-    theta = arrays["theta"]
-    draws = arrays[f"draws_{result['settings']['passes'][0]}"].astype(np.float64)
+    scales = result["posterior"].get("scales", ["linear"] * len(names))
+    theta = on_scale(arrays["theta"], scales)
+    draws = on_scale(arrays[f"draws_{result['settings']['passes'][0]}"], scales)
     references = arrays.get("references")
+    references = None if references is None else on_scale(references, scales)
+    names = labels(names, scales)
     for name, null in NULLS.items():
         if "values" in (record := metrics.get(name, {})):
             figure = plots.distribution(np.array(record["values"]), name.upper(), null)

@@ -96,7 +96,8 @@ class Training:
             "identity": self.store.identity,
             "digest": self.digest,
             "budget": self.config.budget,
-            "estimator": [estimator.name, estimator.arguments],
+            "estimator": [estimator.name, estimator.settings],
+            "preprocessing": estimator.preprocessing,
             "recipe": asdict(self.recipe),
             "batch_size": train.batch_size,
             "validation": train.validation,
@@ -132,7 +133,8 @@ class Training:
                 high=bounds.high if bounds else None,
                 names=self.store.names,
                 scales=bounds.scales if bounds else None,
-                **asked.arguments,
+                preprocessing=asked.preprocessing,
+                **asked.settings,
             )
         except (LookupError, TypeError, ValueError) as error:
             message = error.args[0] if error.args else error
