@@ -98,10 +98,11 @@ TABLE: dict[str, tuple[Step, ...]] = {
     "none": (),
     # Of the CMPE paper (2023), arXiv 2312.05440.
     "tumor_spheroid": (Crop(PROFILES, 300), Stack("profiles", PROFILES)),
-    # The matrix spans eight orders of magnitude: its logarithm keeps the small values apart.
+    # Matrix and radius span orders of magnitude: their logarithms keep the small values apart.
     "tumor_spheroid_log": (
         Crop(PROFILES, 640),
         Log(PROFILES[0], 1e-6),
+        Log("growth_curve", 1.0),
         Stack("profiles", PROFILES),
     ),
 }
