@@ -31,7 +31,10 @@ for _name, _value in SETTINGS.items():
 
 BACKENDS = {
     "existing": "cluster.existing:connect",
+    "kubernetes": "cluster.kubernetes:connect",
     "local": "cluster.local:connect",
+    "lsf": "cluster.lsf:connect",
+    "pbs": "cluster.pbs:connect",
     "slurm": "cluster.slurm:connect",
 }
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+MEMORY = "SBIFLOW_MEMORY"  # variable with the bytes granted on each node
 STOPPED = 4  # exit code of work that was asked to stop; a repeat continues
 PATIENCE = 60.0  # seconds that a system's command may take
 SIZES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -24,7 +25,8 @@ HEAD = """\
 """
 WATCH = """\
 stopping= work=
-trap 'stopping=yes; kill -USR1 $work 2>/dev/null' USR1 TERM
+trap 'stopping=USR1; kill -USR1 $work 2>/dev/null' USR1
+trap 'stopping=TERM; kill -USR1 $work 2>/dev/null' TERM
 """
 WORK = """\
 {command} &
@@ -97,13 +99,20 @@ class State:
     live: bool = False  # whether it waits or runs
 
 
-def body(job: Job, nodes: str = "", again: str = "", end: str = "") -> str:
+def body(
+    job: Job,
+    nodes: str = "",
+    again: str = "",
+    end: str = "",
+    work: Sequence[str] | None = None,
+) -> str:
     """Return the part of a script that is the same everywhere.
 
     Args:
         nodes: lines that start the other nodes.
-        again: lines that queue the job again.
+        again: lines that queue the job again, by $code and the signal that came, $stopping.
         end: lines after the work, however it ended.
+        work: the command, where it is more than the job's.
     """
     parts = [WATCH, "\n".join((f"cd {quoted(job.place)}", *job.setup))]
     if job.lock is not None:
@@ -111,11 +120,11 @@ def body(job: Job, nodes: str = "", again: str = "", end: str = "") -> str:
             f"flock --wait 600 {quoted(job.lock)} true  # a lost node may hold the run for a while\n"
         )
     parts += [nodes] if nodes else []
-    parts.append(WORK.format(command=shlex.join(job.work)))
+    parts.append(WORK.format(command=shlex.join(work or job.work)))
     if end:
         parts.append(end)
     if again:
-        parts.append(f'if [ $code = {STOPPED} ] || [ -n "$stopping" ]; then\n{indented(again)}fi\n')
+        parts.append(again)
     if job.then:
         lines = "".join(f"{shlex.join(command)} || code=$?\n" for command in job.then)
         parts.append(f"if [ $code = 0 ]; then\n{indented(lines)}fi\n")
@@ -130,6 +139,45 @@ def head(job: Job, prefix: str, lines: Sequence[str]) -> str:
     return f"#!/bin/bash\n{title}{directives}\n"
 
 
+def memory(job: Job) -> str:
+    """Return the line that tells the work its memory, for systems that do not."""
+    return f"export {MEMORY}={size(job.options['mem'])}\n" if "mem" in job.options else ""
+
+
+def in_time(job: Job) -> tuple[str, ...]:
+    """Return the work under an alarm clock, for systems that do not tell a job when its time is nearly up."""
+    if "time" not in job.options:
+        return job.work
+    rest = seconds(job.options["time"]) - job.notice
+    return ("timeout", "--preserve-status", "--signal=USR1", str(rest), *job.work)
+
+
+def known(job: Job, words: Iterable[str], system: str) -> None:
+    """Refuse an option that a system has no word for.
+
+    Raises:
+        ValueError: names the option, the valid ones, and the way around.
+    """
+    strange = sorted(set(job.options) - set(words))
+    if strange:
+        raise ValueError(
+            f"{system} has no word for {', '.join(strange)}; valid are {', '.join(sorted(words))}, "
+            "and cluster.directives for what only it knows"
+        )
+
+
+def gpus(gres: Value) -> int:
+    """Return how many GPUs `gpu`, `gpu:2` or `gpu:a100:2` asks for.
+
+    Raises:
+        ValueError: it asks for something else.
+    """
+    found = re.fullmatch(r"gpu(?::[A-Za-z]\w*)?(?::(\d+))?", str(gres))
+    if not found:
+        raise ValueError(f"gres = {gres!r}: valid are like 'gpu', 'gpu:2' and 'gpu:a100:2'")
+    return int(found[1] or 1)
+
+
 def indented(text: str) -> str:
     return "".join(f"  {line}\n" for line in text.splitlines())
 
@@ -138,8 +186,8 @@ def quoted(value: object) -> str:
     return shlex.quote(str(value))
 
 
-def call(command: Sequence[str]) -> str:
-    """Run a system's command and return what it printed.
+def call(command: Sequence[str], text: str = "") -> str:
+    """Run a system's command on a text and return what it printed.
 
     Raises:
         ConnectionError: there is no such command here, or it does not answer.
@@ -152,7 +200,7 @@ def call(command: Sequence[str]) -> str:
             text=True,
             timeout=PATIENCE,
             check=False,
-            stdin=subprocess.DEVNULL,
+            input=text,
         )
     except FileNotFoundError:
         raise ConnectionError(

@@ -25,7 +25,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
         )
     if address != "auto":
         _knock(address)
-    with attach(_head_answers, address=address) as found:
+    with attach(head_answers, address=address) as found:
         yield found
 
 
@@ -40,7 +40,7 @@ def _knock(address: str) -> None:
         raise ConnectionError(f"no Ray answers at {address}: {error}") from error
 
 
-def _head_answers() -> bool:
+def head_answers() -> bool:
     """Ask whether somebody listens where the head node is; true before its address is known."""
     from ray._private import worker
 

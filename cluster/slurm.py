@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.allocation import AGENTS, FOLDER, Grant, inside
-from cluster.batch import Job, State, body, call, head, quoted
+from cluster.batch import STOPPED, Job, State, body, call, head, quoted
 from cluster.connection import Cluster, usable_cpus
 
 CHAINS = True  # a job can wait for another's success
@@ -26,9 +26,11 @@ mkdir -p "${variable}"
 }} &
 """
 AGAIN = """\
-if [ "$(squeue --noheader --format=%T --jobs=$SLURM_JOB_ID)" = RUNNING ] &&  # not cancelled
-   [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
-  scontrol requeue $SLURM_JOB_ID && sleep 60  # SLURM ends this script
+if [ $code = {stopped} ] || [ -n "$stopping" ]; then
+  state=$(squeue --noheader --format=%T --jobs=$SLURM_JOB_ID)  # a cancelled job is not RUNNING
+  if [ "$state" = RUNNING ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
+    scontrol requeue $SLURM_JOB_ID && sleep 60  # SLURM ends this script
+  fi
 fi
 """
 
@@ -84,7 +86,7 @@ def script(job: Job) -> str:
             variable=FOLDER, folder=quoted(job.folder), command=shlex.join(job.node), ended=AGENTS
         )
         end = f'rm -rf "${FOLDER}"\n'
-    again = AGAIN.format(restarts=job.restarts)
+    again = AGAIN.format(stopped=STOPPED, restarts=job.restarts)
     return head(job, "#SBATCH", lines) + body(job, nodes, again=again, end=end)
 
 

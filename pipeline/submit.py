@@ -332,7 +332,14 @@ def _submitted(run: Run) -> tuple[cluster.System, list[dict[str, Any]]]:
         record = json.loads(_record(run).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return cluster.system("slurm"), []
-    return cluster.system(record["system"]), record["jobs"]
+    jobs = [{**job, "id": _number(run, job)} for job in record["jobs"]]
+    return cluster.system(record["system"]), jobs
+
+
+def _number(run: Run, job: dict[str, Any]) -> str:
+    """Return a job's id, or that of its next turn, where it had to be submitted anew."""
+    path = run.path / "jobs" / f"{job['stage']}.id"
+    return path.read_text(encoding="utf-8").strip() if path.exists() else str(job["id"])
 
 
 @contextmanager
@@ -362,8 +369,9 @@ def _queue(system: cluster.System, jobs: list[Job], scripts: list[str]) -> list[
     ids: list[str] = []
     try:
         for job, text in zip(jobs, scripts, strict=True):
-            job.exit.unlink(missing_ok=True)
             path = _path(job)
+            for old in (job.exit, path.with_suffix(".id")):
+                old.unlink(missing_ok=True)
             write_whole(path, text)
             ids.append(system.submit(path, ids[-1] if ids else None))
     except (ConnectionError, ValueError) as error:

@@ -18,7 +18,9 @@ from cluster.preflight import Facts, differences, facts
 
 
 def test_backends_are_listed_in_order():
-    assert cluster.available() == sorted(cluster.BACKENDS) == ["existing", "local", "slurm"]
+    names = ["existing", "kubernetes", "local", "lsf", "pbs", "slurm"]
+    assert cluster.available() == list(cluster.BACKENDS) == names
+    assert cluster.systems() == ["kubernetes", "lsf", "pbs", "slurm"]
 
 
 def test_an_unknown_backend_is_named_with_a_close_match():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.store import Store
 from tests.cluster.slurm import Slurm
@@ -35,7 +37,7 @@ simulator: {folder}/noisy.py:noisy
 budget: 120
 test: 10
 estimator: {{name: cmpe, arguments: {{width: 32, depth: 1}}}}
-train: {{steps: 200, checkpoint_seconds: 0.5}}
+train: {{steps: 200, batch_size: 32, checkpoint_seconds: 0.5}}
 evaluate: {{draws: 50, passes: 2, metrics: [rmse, sbc]}}
 cluster: {{shared: true, notice: 20}}
 """
@@ -76,10 +78,6 @@ class Case:
 
     def store_digest(self) -> str:
         return Store.open(self.run / "store" / "train").digest(120)
-
-    def done(self) -> int:
-        """Return the rows that are durable by now, those not yet in a shard included."""
-        return sum(path.stat().st_size > 0 for path in (self.run / "store").rglob("*.spool"))
 
     def log(self) -> str:
         logs = sorted((self.run / "jobs").glob("*.log"))
@@ -142,9 +140,122 @@ def test_a_chain_on_two_nodes_outlives_its_shell_and_a_notice(slurm: Slurm, case
     assert case.store_digest() == case.digest
     assert (case.run / "report.html").exists()
     assert "stopped by SIGUSR1" in case.log()
+    assert workers(case) == 2  # one core on each of two nodes, which have two
     assert [job["state"] for job in case.status()["jobs"]] == ["COMPLETED"] * 3
     ended = slurm.run(
         "sacct", "--completion", f"--file={slurm.folder}/ended", "-nP", "-o", "jobid,state"
     )
     assert set(ended.split()) >= {f"{number}|COMPLETED" for number in jobs.values()}
     assert not list((case.run / "jobs").glob("nodes-*"))
+
+
+@pytest.mark.slow
+def test_a_time_limit_shorter_than_the_work_ends_in_the_same_digest(
+    slurm: Slurm, case: Case
+) -> None:
+    number = case.submit("--stage=simulate", "--time=1", nap=0.7)["simulate"]
+    assert slurm.wait(number, ENDED, patience=280) == "COMPLETED", case.log()
+    assert int(slurm.field(number, "Restarts")) >= 1
+    assert "stopped by SIGUSR1" in case.log()
+    assert case.store_digest() == case.digest
+
+
+@pytest.mark.slow
+def test_a_cancelled_job_stays_cancelled_and_the_next_continues(slurm: Slurm, case: Case) -> None:
+    jobs = case.submit("--nodes=2", "--cpus-per-task=1", nap=0.5)
+    until(lambda: "simulations" in case.log())
+    assert set(case.command("cancel").split()) == set(jobs.values())
+    for number in jobs.values():
+        assert slurm.wait(number, ENDED) == "CANCELLED"
+    until(lambda: not slurm.run("squeue", "-h", "--me"))
+    done = case.status()["done"]
+    again = case.submit("--stage=simulate")["simulate"]
+    assert slurm.wait(again, ENDED) == "COMPLETED", case.log()
+    assert slurm.field(jobs["simulate"], "Restarts") == "0"
+    assert case.store_digest() == case.digest
+    assert 0 < done < 120
+    assert "120/120 simulations" in case.log()
+
+
+@pytest.mark.slow
+def test_a_lost_node_does_not_lose_the_job(slurm: Slurm, case: Case) -> None:
+    number = case.submit("--stage=simulate", "--nodelist=n2", nap=0.3)["simulate"]
+    until(lambda: "simulations" in case.log())
+    slurm.run("scontrol", "update", f"JobId={number}", "ReqNodeList=")
+    slurm.lose("n2")
+    until(lambda: slurm.field(number, "Restarts") == "1", patience=120)
+    assert slurm.wait(number, ENDED) == "COMPLETED", case.log()
+    assert slurm.field(number, "NodeList") != "n2"
+    assert case.store_digest() == case.digest
+
+
+@pytest.mark.slow
+def test_two_jobs_share_two_nodes_and_each_uses_its_cores(
+    slurm: Slurm, case: Case, tmp_path: Path
+) -> None:
+    other = Case(case.config, tmp_path / "other", case.digest)
+    words = ("--stage=simulate", "--nodes=2", "--nodelist=n1,n2", "--cpus-per-task=1")
+    jobs = {each: each.submit(*words, nap=0.3)["simulate"] for each in (case, other)}
+    until(lambda: all("simulations" in each.log() for each in jobs))
+    assert {slurm.state(number) for number in jobs.values()} == {"RUNNING"}
+    for each, number in jobs.items():
+        assert slurm.wait(number, ENDED) == "COMPLETED", each.log()
+        assert each.store_digest() == each.digest
+        assert workers(each) == 2  # of the four cores
+
+
+@pytest.mark.slow
+def test_an_urgent_job_takes_the_nodes_and_gives_them_back(slurm: Slurm, case: Case) -> None:
+    number = case.submit("--stage=simulate", "--nodes=3", "--exclusive", nap=0.2)["simulate"]
+    until(lambda: "simulations" in case.log())
+    urgent = slurm.run("sbatch", "--parsable", "-p", "urgent", "-N", "3", "--exclusive", "-o", "/dev/null",
+                       "--wrap", "sleep 5")  # fmt: skip
+    slurm.wait(urgent, {"COMPLETED"})
+    assert slurm.wait(number, ENDED) == "COMPLETED", case.log()
+    assert int(slurm.field(number, "Restarts")) == 1
+    assert case.store_digest() == case.digest
+
+
+@pytest.mark.slow
+def test_training_goes_on_exactly_after_a_notice(slurm: Slurm, case: Case) -> None:
+    words = ("train.steps=6000", "train.batch_size=32")
+    case.submit("--stage=simulate", *words)
+    simulated = json.loads((case.run / "jobs.json").read_text())["jobs"][0]["id"]
+    assert slurm.wait(simulated, ENDED) == "COMPLETED"
+    twin = Case(case.config, case.run.parent / "twin", case.digest)
+    shutil.copytree(case.run, twin.run)
+    (twin.run / "jobs.json").unlink()
+
+    number = case.submit("--stage=train", *words)["train"]
+    until(lambda: "steps" in case.log())
+    slurm.run("scancel", "--batch", "--signal=USR1", number)
+    twin.command("train")
+    assert slurm.wait(number, ENDED) == "COMPLETED", case.log()
+    assert int(slurm.field(number, "Restarts")) == 1
+    assert "train stopped by SIGUSR1" in case.log()
+    weights = [next(each.run.glob("trainings/*/posterior/weights.pt")) for each in (case, twin)]
+    ours, theirs = (torch.load(path, weights_only=True) for path in weights)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.slow
+def test_a_failed_start_of_ray_is_a_failed_job_and_ends_the_chain(slurm: Slurm, case: Case) -> None:
+    broken = case.config.parent / "broken.sh"
+    broken.write_text(
+        f'#!/bin/bash\n[ "$2" = cluster.node ] && exit 7\nexec {sys.executable} "$@"\n'
+    )
+    broken.chmod(0o755)
+    jobs = case.submit("--nodes=2", f"cluster.python={broken}")
+    assert slurm.wait(jobs["simulate"], ENDED) == "FAILED"
+    assert slurm.field(jobs["simulate"], "ExitCode") == "1:0"
+    assert slurm.wait(jobs["train"], ENDED) == slurm.wait(jobs["evaluate"], ENDED) == "CANCELLED"
+    assert "Ray did not start on the other nodes of this job (exit code 7)" in case.log()
+
+
+def workers(case: Case) -> int:
+    """Return how many actors the last simulation of the training stream had."""
+    events = [json.loads(line) for line in (case.run / "journal.jsonl").read_text().splitlines()]
+    return [
+        e["workers"] for e in events if e.get("event") == "simulated" and e["stream"] == "train"
+    ][-1]
