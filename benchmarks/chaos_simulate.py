@@ -3,8 +3,8 @@
     python -m benchmarks.chaos_simulate --kills 18 --workers 1 2 4
 
 Every call of the simulator leaves a line in a log, so that repeated simulations can be counted, and which process
-lost them. Prints one JSON object; exit code 1 unless all digests are equal, each id is there once, no more than what
-was in flight was simulated again, and no process lost more than the one simulation that it was at.
+lost them. Prints one JSON object; exit code 1 unless all digests are equal, each id is there once, no more was
+simulated again than was in flight, and no process lost more than the one simulation that it was at.
 """
 
 from __future__ import annotations

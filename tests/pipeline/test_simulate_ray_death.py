@@ -1,0 +1,67 @@
+"""Ray is killed under a driver: it leaves by itself within seconds, and nothing finished is lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks.chaos_simulate import Chaos, descendants, kill, name_of
+from cluster.guard import DIED
+from pipeline.errors import PipelineError
+
+SOON = 8.0  # seconds on a busy machine; it takes about 2 to 5, Ray itself would wait for 60
+
+
+def gone_after(driver: subprocess.Popen[bytes], ready: Callable[[], bool]) -> float:
+    """Kill all of Ray once it is ready and return how long the driver then lived."""
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    kill(descendants(driver.pid))
+    struck = time.monotonic()
+    try:
+        assert driver.wait(SOON) == PipelineError.exit_code
+    finally:
+        driver.kill()
+    return time.monotonic() - struck
+
+
+@pytest.mark.slow
+def test_a_driver_at_work_notices_that_ray_is_dead(tmp_path):
+    chaos = Chaos(tmp_path / "run", workers=2, budget=100_000)
+    driver = chaos.start()
+    gone_after(driver, lambda: chaos.done() > 20)
+    calls, done = chaos.calls(), chaos.done()
+    assert done <= calls <= done + 2  # all but the simulations in flight
+    assert DIED in (tmp_path / "run" / "driver.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_driver_notices_that_ray_dies_while_it_starts(tmp_path):
+    chaos = Chaos(tmp_path / "run", workers=1, budget=100)
+    driver = chaos.start()
+    gone_after(driver, lambda: any("raylet" in name_of(p) for p in descendants(driver.pid)))
+    assert chaos.calls() == 0
+
+
+HANGING = """
+import time
+from cluster.guard import guard
+
+with guard(lambda: False):
+    time.sleep(60)  # as a call to Ray may
+"""
+
+
+def test_a_process_that_hangs_in_a_call_to_a_dead_ray_is_ended():
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == PipelineError.exit_code
+    assert DIED in done.stderr
