@@ -34,6 +34,7 @@ TABLE = {
     "mmd": "evaluation.mmd:mmd_sets",
     "mmd_paper": "evaluation.mmd:mmd_paper_sets",
     "nrmse": "evaluation.rmse:nrmse",
+    "r2": "evaluation.rmse:r2",
     "rmse": "evaluation.rmse:rmse",
     "rmse_paper": "evaluation.rmse:rmse_paper",
     "sbc": "evaluation.calibration:sbc",

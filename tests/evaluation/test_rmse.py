@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.rmse import mae, nrmse, rmse, rmse_paper
+from evaluation.rmse import mae, nrmse, r2, rmse, rmse_paper
 
 THETA = np.array([[1.0, 10.0], [2.0, 20.0]])
 # errors: set 0: (+3, -1), (-4, -1); set 1: (0, 2), (-2, 0)
@@ -43,6 +43,17 @@ def test_prior_draws_give_the_known_values() -> None:
     u = np.linspace(-1, 1, 10_001) * np.sqrt(3)
     expected = np.sqrt(u**2 + 1).mean()
     assert nrmse(theta, draws, prior).mean == pytest.approx(expected, abs=0.02)
+
+
+def test_r2_is_that_of_the_medians() -> None:
+    theta = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]])
+    noise = np.array([-9.0, 0.0, 1.0])[None, :, None]  # median 0
+    exact = r2(theta, theta[:, None] + noise)
+    assert exact.per_parameter[0] == pytest.approx(1.0)
+    assert np.isnan(exact.per_parameter[1])
+    off = r2(theta[:, :1], theta[:, None, :1] + noise + 1)
+    assert off.mean == pytest.approx(1 - 3 / 8)
+    assert r2(theta[:, :1], np.full((3, 5, 1), 2.0)).mean == pytest.approx(0.0)
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:
