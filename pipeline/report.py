@@ -17,6 +17,7 @@ from pipeline.reporting.pictures import posterior_pictures, simulation_pictures
 from pipeline.run import Run, write_whole
 
 SHOWN_FAILURES = 20
+COMPARED = ("c2st", "rmse_paper", "nrmse", "rmse", "r2", "ece", "seconds")  # between trainings
 KINDS = ("failed", "timeout", "invalid")
 
 
@@ -59,6 +60,8 @@ def _cards(facts: Facts) -> Iterator[Card]:
         yield Card("SBC", f"{inside} of {total}", "parameters in the band", _how(sbc))
     if "mean" in (rmse := metrics.get("rmse", {})):
         yield Card("RMSE", f"{rmse['mean']:.3g}", _sem(rmse), _how(rmse))
+    if "mean" in (nrmse := metrics.get("nrmse", {})):
+        yield Card("NRMSE", f"{nrmse['mean']:.3f}", _sem(nrmse), _how(nrmse))
     if "mean" in (speed := metrics.get("seconds", {})):
         passes = f"{speed['passes']} passes. " if speed.get("passes") else ""
         yield Card("Seconds per 1000 draws", f"{speed['median']:.3g}", "s", passes + _how(speed))
@@ -137,7 +140,7 @@ def _per_parameter(facts: Facts) -> Iterator[list[str]]:
 
 def _trainings(facts: Facts) -> str:
     known = {name for training in facts.trainings for name in training.metrics}
-    names = [name for name in ("c2st", "rmse", "ece", "seconds") if name in known]
+    names = [name for name in COMPARED if name in known]
     rows, mark = [], None
     for number, training in enumerate(facts.trainings):
         if training is facts.latest:
