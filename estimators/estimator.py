@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from estimators.jacobian import jacobian, log_normal
-from estimators.preprocessing import summary_of
+from estimators.summary.preprocessed import summary_of
 from estimators.training_range import TrainingRange
 from estimators.transform import SCALES, parameter_transform
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from estimators.registry import suggest
-from estimators.summary import summary_network
-from estimators.summary.base import MASK, Summary
+from estimators.summary import MASK
+
+if TYPE_CHECKING:  # the names must be known without the price of importing torch
+    from torch import Tensor
 
 Shapes = dict[str, tuple[int, ...]]
-Outputs = dict[str, Tensor]
+Outputs = dict[str, "Tensor"]
 
 
 class Step(Protocol):
@@ -85,6 +84,8 @@ class Stack:
         return rest | {self.into: (length, len(self.names) + 1)}
 
     def __call__(self, x: Outputs) -> Outputs:
+        import torch
+
         channels = [x[name] for name in self.names]
         position = torch.linspace(0, 1, channels[0].shape[1], device=channels[0].device)
         rest = {name: values for name, values in x.items() if name not in self.names}
@@ -108,30 +109,6 @@ TABLE: dict[str, tuple[Step, ...]] = {
 }
 
 
-def summary_of(
-    shapes: Mapping[str, tuple[int, ...]],
-    preprocessing: str,
-    name: str,
-    arguments: Mapping[str, Any],
-) -> Summary:
-    """Return the summary network of raw outputs: the network of this name behind a preprocessing.
-
-    Raises:
-        LookupError: unknown preprocessing or summary network.
-        ValueError: the outputs are not what the steps expect.
-    """
-    steps, left = steps_of(preprocessing), dict(shapes)
-    for step in steps:
-        try:
-            left = step.shapes(left)
-        except (KeyError, ValueError) as error:
-            raise ValueError(
-                f"preprocessing {preprocessing!r}: {step} does not fit outputs of shapes {left}"
-            ) from error
-    network = summary_network(name, left, arguments)
-    return Preprocessed(steps, network) if steps else network
-
-
 def steps_of(name: str) -> tuple[Step, ...]:
     """Return the steps of this name.
 
@@ -141,29 +118,3 @@ def steps_of(name: str) -> tuple[Step, ...]:
     if name not in TABLE:
         raise LookupError(f"unknown preprocessing {name!r}{suggest(name, sorted(TABLE))}")
     return TABLE[name]
-
-
-class Preprocessed(Summary):
-    """A summary network behind the steps of a preprocessing.
-
-    Arguments:
-        steps: what is done with the raw outputs, in order.
-        network: takes what comes out.
-    """
-
-    def __init__(self, steps: tuple[Step, ...], network: Summary) -> None:
-        super().__init__()
-        self.steps, self.network = steps, network
-        self.width = network.width
-
-    def fit(self, x: Mapping[str, Tensor]) -> None:
-        self.network.fit(self._prepare(x))
-
-    def forward(self, x: Mapping[str, Tensor]) -> Tensor:
-        return self.network(self._prepare(x))
-
-    def _prepare(self, x: Mapping[str, Tensor]) -> Outputs:
-        outputs = dict(x)
-        for step in self.steps:
-            outputs = step(outputs)
-        return outputs

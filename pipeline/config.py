@@ -383,6 +383,7 @@ def _check_names(config: Config) -> None:
     import cluster
     import estimators
     import evaluation
+    from estimators.preprocessing import steps_of
 
     simulator_of(config)
     for group, key, names in (
@@ -396,6 +397,10 @@ def _check_names(config: Config) -> None:
                 close = difflib.get_close_matches(name, valid, 1)
                 hint = f"did you mean {close[0]!r}? " if close else ""
                 raise UsageError(f"{key}: unknown {name!r}; {hint}valid: {', '.join(valid)}")
+    try:
+        steps_of(config.estimator.preprocessing)
+    except LookupError as error:
+        raise UsageError(f"estimator.preprocessing: {error.args[0]}") from None
     if settings := config.estimator.settings:
         try:
             estimators.check(config.estimator.name, settings)

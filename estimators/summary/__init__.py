@@ -11,6 +11,8 @@ from estimators.registry import suggest
 if TYPE_CHECKING:
     from estimators.summary.base import Summary
 
+MASK = "_mask"  # an output of varying length comes padded, with the mask of this ending beside it
+
 TABLE = {
     "cnn": "estimators.summary.cnn:CNN",
     "deepset": "estimators.summary.deepset:DeepSet",

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from estimators.summary import MASK
 from estimators.transform import LIMIT, Standardizer
-
-MASK = "_mask"  # an output of varying length comes padded, with the mask of this ending beside it
 
 
 class Summary(nn.Module):

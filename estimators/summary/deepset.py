@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from estimators.summary.base import MASK, Elements, Summary, masked, mean, sizes
+from estimators.summary import MASK
+from estimators.summary.base import Elements, Summary, masked, mean, sizes
 
 
 class DeepSet(Summary):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from estimators.summary import summary_network
-from estimators.summary.base import MASK, Summary, masked, sizes
+from estimators.summary import MASK, summary_network
+from estimators.summary.base import Summary, masked, sizes
 
 KEYS = ("network", "inputs", "arguments")
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import estimators
-from estimators.preprocessing import PROFILES, TABLE, Crop, Log, Stack, steps_of, summary_of
+from estimators.preprocessing import PROFILES, TABLE, Crop, Log, Stack, steps_of
+from estimators.summary.preprocessed import summary_of
 
 SHAPES = {"growth_curve": (20,), PROFILES[0]: (1000,), PROFILES[1]: (1000,)}
 PARTS = {
