@@ -55,7 +55,7 @@ def submit(
     jobs = _jobs(config, run, name, system, _stages(config, run, stage), options or {})
     for job in jobs:
         _check(config, run, job)
-    scripts = [system.script(job) for job in jobs]
+    scripts = [_script(system, job) for job in jobs]
     if dry:
         return {"system": name, "jobs": _rows(jobs, scripts)}
     with _submitting(run):
@@ -379,6 +379,13 @@ def _queue(system: cluster.System, jobs: list[Job], scripts: list[str]) -> list[
             system.cancel(ids)
         raise UsageError(f"the {job.stage} job was not submitted: {error}") from error
     return ids
+
+
+def _script(system: cluster.System, job: Job) -> str:
+    try:
+        return system.script(job)
+    except ValueError as error:
+        raise UsageError(f"{job.stage}: {error}") from None
 
 
 def _path(job: Job) -> Path:

@@ -17,7 +17,11 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.config import Config, build, override, read
+from pipeline.errors import UsageError
+from pipeline.run import Run
 from pipeline.store import Store
+from pipeline.submit import cancel, states, submit
 from tests.cluster.slurm import Slurm
 
 SIMULATOR = """
@@ -52,6 +56,9 @@ class Case:
     config: Path
     run: Path
     digest: str
+
+    def settings(self, *words: str) -> Config:
+        return build(override(read(self.config), words))
 
     def submit(self, *words: str, nap: float = 0.0) -> dict[str, str]:
         """Submit and return the job ids by stage."""
@@ -147,6 +154,32 @@ def test_a_chain_on_two_nodes_outlives_its_shell_and_a_notice(slurm: Slurm, case
     )
     assert set(ended.split()) >= {f"{number}|COMPLETED" for number in jobs.values()}
     assert not list((case.run / "jobs").glob("nodes-*"))
+
+
+def test_slurm_says_no_and_nothing_is_left(slurm: Slurm, case: Case) -> None:
+    with pytest.raises(UsageError, match=r"simulate job .*invalid partition specified: nowhere"):
+        submit(case.settings(), Run(case.run), options={"partition": "nowhere"})
+    with pytest.raises(UsageError, match=r"train job .*invalid partition specified: nowhere"):
+        submit(
+            case.settings("cluster.stages.train.partition=nowhere"),
+            Run(case.run),
+            options={"hold": True},
+        )
+    assert not case.run.exists()
+    assert not slurm.run("squeue", "-h", "--me")  # the first of the chain is gone as well
+
+
+def test_a_run_is_queued_once(slurm: Slurm, case: Case) -> None:
+    rows = submit(case.settings(), Run(case.run), "simulate", options={"hold": True})["jobs"]
+    with pytest.raises(
+        UsageError, match=rf"jobs in the queue: {rows[0]['id']} \(simulate, PENDING\)"
+    ):
+        submit(case.settings(), Run(case.run), options={"hold": True})
+    (state,) = states(Run(case.run))
+    assert (state["state"], state["reason"], state["live"]) == ("PENDING", "JobHeldUser", True)
+    assert cancel(Run(case.run)) == [rows[0]["id"]]
+    assert cancel(Run(case.run)) == []
+    assert states(Run(case.run))[0]["state"] == "CANCELLED"
 
 
 @pytest.mark.slow

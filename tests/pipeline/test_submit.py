@@ -1,0 +1,153 @@
+"""What is submitted, and what is refused before anything is; none of it needs a batch system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Config, build, override, read
+from pipeline.errors import UsageError
+from pipeline.run import Run
+from pipeline.submit import options, states, submit
+
+PLAIN = {"name": "a", "simulator": "two_moons", "budget": 100, "cluster": {"shared": True}}
+
+
+def configure(*words: str) -> Config:
+    return build(override(PLAIN, words))
+
+
+def jobs(config: Config, run: Run, stage: str = "all", **asked: str) -> dict[str, str]:
+    """Return the scripts by stage."""
+    result = submit(
+        config, run, stage, {k.replace("_", "-"): v for k, v in asked.items()}, dry=True
+    )
+    return {job["stage"]: job["text"] for job in result["jobs"]}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "run")
+
+
+def test_a_dry_run_writes_nothing(run: Run) -> None:
+    scripts = jobs(configure(), run, time="1:00:00")
+    assert list(scripts) == ["simulate", "train", "evaluate"]
+    assert all("#SBATCH --time=1:00:00" in text for text in scripts.values())
+    assert f"-m pipeline evaluate -o {run.path}" in scripts["evaluate"]
+    assert f"-m pipeline report -o {run.path}" in scripts["evaluate"]
+    assert not run.path.exists()
+    assert states(run) == []
+
+
+def test_simulations_that_are_all_there_are_not_queued(finished) -> None:
+    config = finished.configure("cluster.shared=true")
+    assert list(jobs(config, finished.run)) == ["train", "evaluate"]
+    more = finished.configure("cluster.shared=true", "budget=1000")
+    assert list(jobs(more, finished.run)) == ["simulate", "train", "evaluate"]
+    with pytest.raises(UsageError, match="700 simulations are missing; use --stage all"):
+        jobs(more, finished.run, "train")
+
+
+def test_only_work_that_is_shared_gets_several_nodes(run: Run) -> None:
+    scripts = jobs(configure(), run, nodes="4")
+    nodes = {stage: "--nodes=4" in text for stage, text in scripts.items()}
+    assert nodes == {"simulate": True, "train": False, "evaluate": False}
+    assert "--nodes=4" in jobs(configure("train.workers=4"), run, nodes="4")["train"]
+
+
+def test_options_come_from_the_configuration_its_stages_and_the_call(run: Run) -> None:
+    config = configure(
+        "cluster.options={mem: 4G, partition: cpu}",
+        "cluster.stages.train={partition: gpu, gres: gpu:1}",
+    )
+    scripts = jobs(config, run, mem="8G")
+    assert all("--mem=8G" in text and "--mem=4G" not in text for text in scripts.values())
+    partitions = {stage: "--partition=gpu" in text for stage, text in scripts.items()}
+    assert partitions == {"simulate": False, "train": True, "evaluate": False}
+    assert "--gres=gpu:1" in scripts["train"]
+    assert "--partition=cpu" in jobs(config, run, partition="cpu")["train"]
+
+
+def test_the_environment_of_the_nodes_is_the_configuration_s(run: Run) -> None:
+    config = configure("cluster.setup=[module load x]", "cluster.prefix=apptainer exec a.sif")
+    text = jobs(config, run, nodes="2")["simulate"]
+    assert text.index("module load x") < text.index(
+        "apptainer exec a.sif python -m pipeline simulate"
+    )
+    assert "apptainer exec a.sif python -m cluster.node slurm" in text
+    assert "/opt/python -m pipeline" in jobs(configure("cluster.python=/opt/python"), run)["train"]
+
+
+def test_a_system_without_chains_gets_one_job(run: Run) -> None:
+    (text,) = jobs(configure("cluster.backend=pbs"), run).values()
+    assert f"-m pipeline run {run.path}/config.yml -o {run.path} cluster.backend=pbs" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "message"),
+    [
+        ([], {"stage": "trian"}, "--stage 'trian': valid are simulate, train, evaluate, all"),
+        ([], {"nodes": "none"}, "nodes = 'none': valid are whole numbers"),
+        ([], {"time": "soon"}, "time = 'soon': valid are minutes"),
+        ([], {"time": "2"}, "leaves nothing before the notice of cluster.notice=120 seconds"),
+        (["simulate.memory=2GB"], {"mem": "1G"}, "mem=1G is less than simulate.memory=2GB"),
+        (["simulate.memory=2GB"], {"mem": "much"}, "mem = 'much'"),
+        (
+            ["simulate.cpus=4"],
+            {"cpus_per_task": "2"},
+            "cpus-per-task=2 is less than simulate.cpus=4",
+        ),
+        ([], {"array": "1-4"}, "--array is decided by sbiflow"),
+        (["cluster.layout=tree"], {}, "cluster.layout = 'tree': valid are ray"),
+        (["cluster.backend=pbs"], {"qos": "high"}, "pbs has no word for qos"),
+        (["cluster.backend=slrum"], {}, "did you mean 'slurm'"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    run: Run, words: list[str], asked: dict[str, str], message: str
+) -> None:
+    stage = asked.get("stage", "all")
+    rest = {name: value for name, value in asked.items() if name != "stage"}
+    with pytest.raises(UsageError) as error:
+        jobs(configure(*words), run, stage, **rest)
+    assert message in str(error.value)
+    assert not run.path.exists()
+
+
+@pytest.mark.parametrize("place", ["/tmp/run", "/dev/shm/run", "/proc/self/../../tmp/run"])
+def test_a_run_on_this_machine_s_own_disk_is_refused(place: str) -> None:
+    config = configure("cluster.shared=false")
+    with pytest.raises(UsageError, match=r"on a disk of this machine .*cluster\.shared=true"):
+        jobs(config, Run(Path(place)))
+
+
+def test_a_simulator_on_this_machine_s_own_disk_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.py").write_text("")
+    config = configure("cluster.shared=false", f"simulator={tmp_path}/s.py:s")
+    with pytest.raises(UsageError, match=rf"the simulator {tmp_path}/s\.py is on a disk"):
+        jobs(config, Run(Path("/work-of-nobody/run")))
+
+
+def test_without_sbatch_nothing_is_left(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="'sbatch' is not on the PATH: submit from a login node"):
+        submit(configure(), run)
+    assert not run.path.exists()
+
+
+def test_options_of_the_system_are_told_from_overrides() -> None:
+    words = ["budget=7", "--comment=a=b", "--overcommit", "train.steps=1"]
+    assert options(words) == ({"comment": "a=b", "overcommit": True}, ["budget=7", "train.steps=1"])
+    for wrong in ("-w", "node7"):
+        with pytest.raises(UsageError, match=f"'{wrong}': valid are"):
+            options([wrong])
+
+
+def test_a_time_in_a_file_is_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("cluster: {options: {time: 12:00:00, nodes: 2, mem: 4G}}\n")
+    assert read(path)["cluster"]["options"] == {"time": "12:00:00", "nodes": 2, "mem": "4G"}
