@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import jvp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 LARGEST = 20  # D up to which a Jacobian is computed: it takes D passes and D^2 numbers for a row
 
@@ -32,12 +33,22 @@ def jacobian(f: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
     if not len(z):
         return f(z), z.new_zeros(0, size, size)
 
+    return along(f, z, torch.eye(size, dtype=z.dtype, device=z.device))
+
+
+def along(f: Callable[[Tensor], Tensor], z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return f(z), shape (rows, D), and its derivatives along k directions, shape (rows, D, k).
+
+    Arguments:
+        directions: shape (k, D), the same for all rows.
+    """
+
     def column(direction: Tensor) -> Any:
         return jvp(f, (z,), (direction.expand_as(z),))
 
-    basis = torch.eye(size, dtype=z.dtype, device=z.device)
-    # The value is the same in every direction; a derivative is a column.
-    return vmap(column, out_dims=(None, -1))(basis)  # type: ignore[arg-type]
+    with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no forward derivative
+        # The value is the same for every direction; a derivative is a column.
+        return vmap(column, out_dims=(None, -1))(directions)  # type: ignore[arg-type]
 
 
 def log_normal(z: Tensor) -> Tensor:

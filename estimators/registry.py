@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 GROUP = "sbiflow.estimators"
 
 TABLE = {
+    "acf": "estimators.acf:ACF",
     "cmpe": "estimators.cmpe:CMPE",
+    "ensemble": "estimators.ensemble:Ensemble",
+    "fmpe": "estimators.fmpe:FMPE",
     "nsf": "estimators.nsf:NSF",
+    "nsf_autoregressive": "estimators.nsf_autoregressive:AutoregressiveNSF",
 }
 
 

@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from torch import Tensor
 
 import estimators
 from estimators.estimator import Estimator
+from estimators.posterior import Posterior
+from estimators.training_range import OutOfRangeWarning
 
 LOW, HIGH = (-1.0, 0.0), (1.0, 3.0)
 OUTPUTS = {"counts": (3,), "trace": (4, 2)}
@@ -107,7 +110,9 @@ def extreme_input_keeps_the_loss_finite(name: str, **arguments: Any) -> None:
         for key, parameter in estimator.named_parameters():
             if parameter.grad is not None:
                 assert parameter.grad.isfinite().all(), f"gradient of {key} for x of {size:g}"
-        assert estimator.posterior().sample(x, 8, seed=0).isfinite().all(), "a draw is not finite"
+        with warnings.catch_warnings(action="ignore", category=OutOfRangeWarning):
+            draws = estimator.posterior().sample(x, 8, seed=0)
+        assert draws.isfinite().all(), f"a draw is not finite for x of {size:g}"
 
 
 def draws_have_their_shape_and_bounds(name: str, **arguments: Any) -> None:
@@ -151,21 +156,76 @@ def posterior_shares_weights(name: str, **arguments: Any) -> None:
 
 def density_matches_the_draws(name: str, **arguments: Any) -> None:
     """Where there is a density it integrates to one and its mean is the draws' mean."""
-    estimator = trained(name, **arguments)
-    if type(estimator).density is Estimator.density:
+    posterior, x = trained(name, **arguments).posterior(), rows(1)[1]
+    if not has_density(posterior, x):
         return
-    posterior, x = estimator.posterior(), rows(1)[1]
-    axes = [np.linspace(a, b, 401) for a, b in zip(LOW, HIGH, strict=True)]
-    centres = [(axis[1:] + axis[:-1]) / 2 for axis in axes]
-    grid = np.stack(np.meshgrid(*centres, indexing="ij"), axis=-1).reshape(1, -1, 2)
-    cell = float(np.prod([axis[1] - axis[0] for axis in axes]))
-    mass = posterior.log_prob(grid, x)[0].double().exp().numpy() * cell
+    # theta = low + (high - low) Phi(v) on a grid of v, which is fine where a density may be steep.
+    v, cell = np.linspace(-5.0, 5.0, 121, retstep=True)
+    normal = torch.distributions.Normal(0.0, 1.0)
+    share = normal.cdf(torch.tensor(v)).numpy()
+    axes = [a + (b - a) * share for a, b in zip(LOW, HIGH, strict=True)]
+    slopes = [
+        (b - a) * np.exp(-0.5 * v**2) * cell / np.sqrt(2 * np.pi)
+        for a, b in zip(LOW, HIGH, strict=True)
+    ]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(1, -1, 2)
+    density = posterior.log_prob(grid, x)[0].double().exp().numpy()
+    mass = density * np.multiply.outer(*slopes).ravel()
     assert abs(mass.sum() - 1) < 0.01, f"the density integrates to {mass.sum():.4f}"
     draws = posterior.sample(x, 20_000, seed=0)[0].double().numpy()
     gap = np.abs(draws.mean(0) - mass @ grid[0]) / draws.std(0)
     assert (gap < 0.05).all(), f"means of draws and density differ by {gap} deviations"
     outside = posterior.log_prob(np.array([[[LOW[0] - 1.0, 1.0]]]), x)
     assert outside.item() == -np.inf, "the density outside the bounds is not zero"
+
+
+def draws_come_with_their_density(name: str, **arguments: Any) -> None:
+    """Where draws come with their density they are the same draws, and it is that of autograd.
+
+    For draws u = g(z) the Jacobian is computed by reverse differentiation; the density at given
+    parameters, where there is one, agrees.
+    """
+    estimator = trained(name, **arguments).eval()
+    posterior, x = estimator.posterior(), rows(2)[1]
+    for steps in (1, 2, None):
+        try:
+            draws, log_prob = posterior.sample_with_log_prob(x, 30, steps=steps, seed=0)
+        except (NotImplementedError, ValueError):
+            continue
+        expected = posterior.sample(x, 30, steps=steps, seed=0)
+        assert torch.allclose(draws, expected, atol=1e-4), "sample() gives other draws"
+    if steps is None and has_density(posterior, x):
+        gap = (posterior.log_prob(draws, x) - log_prob).abs().median()
+        assert gap < 0.01, f"log_prob() differs by {gap:.3g}"
+    context = estimator.summary(_tensors(*rows(4))[1]).detach()
+    for passes in (1, 2):
+        seed = torch.Generator().manual_seed(1)
+        z = estimator.noise(context, seed.clone_state())
+        try:
+            _, density = estimator.draw_with_density(context, seed, passes)
+            derivative = torch.autograd.functional.jacobian(
+                lambda v, passes=passes: estimator.push(v, context, passes).sum(0), z
+            ).movedim(1, 0)
+        except (NotImplementedError, ValueError):
+            continue
+        wanted = -0.5 * z.square().sum(1) - np.log(2 * np.pi)
+        wanted = wanted - torch.linalg.slogdet(derivative).logabsdet
+        gap = (density - wanted).abs().max()
+        assert gap < 2e-3, f"the density of draws differs from the Jacobian's by {gap:.3g}"
+
+
+def consistency_starts_at_the_identity(name: str, **arguments: Any) -> None:
+    """A consistency function leaves u alone at the shortest time, and only there."""
+    estimator = trained(name, **arguments).eval()
+    if not hasattr(estimator, "consistency"):
+        return
+    model: Any = estimator
+    context = model.gain * model.summary(_tensors(*rows(64))[1])
+    u = 10 * torch.randn(64, 2)
+    for t, same in ((model.epsilon, True), (0.5 * model.T, False)):
+        columns = model.columns(torch.full((64,), t))
+        kept = torch.equal(model.consistency(u, context, columns), u)
+        assert kept == same, f"at t = {t} the consistency function is {'' if kept else 'not '}u"
 
 
 def an_artefact_survives_a_fresh_process(name: str, **arguments: Any) -> None:
@@ -207,8 +267,20 @@ LAWS: tuple[Callable[..., None], ...] = (
     equal_seeds_give_equal_draws,
     posterior_shares_weights,
     density_matches_the_draws,
+    draws_come_with_their_density,
+    consistency_starts_at_the_identity,
     an_artefact_survives_a_fresh_process,
 )
+
+
+def has_density(posterior: Posterior, x: dict[str, np.ndarray]) -> bool:
+    """Say whether the posterior gives a density at any parameters."""
+    try:
+        middle = np.mean([LOW, HIGH], axis=0)
+        posterior.log_prob(np.tile(middle, (len(next(iter(x.values()))), 1, 1)), x)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def check(name: str, **arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""Features of a time."""
+"""Features of a time: of its logarithm, or of a place in [0, 1]."""
 
 from __future__ import annotations
 
@@ -28,3 +28,24 @@ class LogTimeFeatures(nn.Module):
         """Return features (..., 2 count) for times (...)."""
         phase = 0.25 * t.log().unsqueeze(-1) * self.frequencies
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+class UnitTimeFeatures(nn.Module):
+    """Features t, sin(pi k t), cos(pi k t), k = 1 ... count, of a time t in [0, 1].
+
+    Arguments:
+        count: number of frequencies.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.width = 2 * count + 1
+        frequencies = math.pi * torch.arange(1, count + 1)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Return features (..., 2 count + 1) for times (...)."""
+        phase = t.unsqueeze(-1) * self.frequencies
+        return torch.cat([t.unsqueeze(-1), phase.sin(), phase.cos()], dim=-1)

@@ -13,12 +13,21 @@ import estimators
 from estimators import testing
 
 CASES = {
+    "acf": ("acf", {"hidden": [32], "transforms": 2, "permutation": "learnable"}),
     "cmpe": ("cmpe", {"width": 32}),
     "cmpe-dropout-probit": ("cmpe", {"width": 32, "dropout": 0.2, "bounds": "probit"}),
     "cmpe-deepset": ("cmpe", {"width": 32, "summary": "deepset", "bounds": "logit"}),
-    "nsf": ("nsf", {"hidden": [32], "transforms": 2}),
-    "nsf-autoregressive-logit": ("nsf", {"hidden": [32], "passes": None, "bounds": "logit"}),
-    "nsf-deepset": ("nsf", {"hidden": [32], "transforms": 2, "summary": "deepset"}),
+    "ensemble": (
+        "ensemble",
+        {"member": "nsf", "members": 2, "arguments": {"hidden": [16], "transforms": 1}},
+    ),
+    "fmpe": ("fmpe", {"width": 32, "dropout": 0.2, "times": "power"}),
+    "fmpe-midpoint-adaptive": (
+        "fmpe",
+        {"width": 16, "network": "adaptive_mlp", "solver": "midpoint"},
+    ),
+    "nsf": ("nsf", {"hidden": [32], "transforms": 2, "bins": 8}),
+    "nsf-autoregressive-logit": ("nsf_autoregressive", {"hidden": [32], "bounds": "logit"}),
 }
 
 FAKE = """

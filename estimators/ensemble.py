@@ -1,0 +1,111 @@
+"""Ensembles: members of one kind that differ in their first weights and random numbers.
+
+    loss = mean of the members' losses,   p(theta | x) = mean of the members' densities
+
+A draw comes from a member at random. Where members disagree the mixture is wider than each of them.
+
+Lakshminarayanan, Pritzel, Blundell: Simple and Scalable Predictive Uncertainty Estimation using Deep
+Ensembles (2017), arXiv 1612.01474.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from estimators.estimator import Estimator, Problem, within
+from estimators.registry import build
+from estimators.summary.base import Summary
+
+
+class Ensemble(Estimator):
+    """A mixture of posteriors, equally weighted, trained together.
+
+    Arguments:
+        problem: names, bounds and shapes.
+        member: name of the members' estimator.
+        members: how many.
+        arguments: the members' own settings.
+
+    Raises:
+        LookupError, ValueError, TypeError: an argument that is not valid.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        member: str = "cmpe",
+        members: int = 4,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        within("members", members, 1, integer=True)
+        built = [build(member, problem, arguments or {}) for _ in range(members)]
+        super().__init__(
+            problem, bounds=built[0].bounds, summary="identity", summary_arguments=None
+        )
+        self.members = nn.ModuleList(built)
+        self.summary = _Summaries(built)
+        self.steps = built[0].steps
+
+    @property
+    def floats(self) -> int:
+        return sum(member.floats for member in self._members())
+
+    def standardise(self, theta: Tensor, x: Mapping[str, Tensor]) -> None:
+        self.transform.fit(theta)
+        self.range.fit(x)
+        for member in self._members():
+            member.standardise(theta, x)
+
+    def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
+        return torch.stack([m.loss(theta, x, progress) for m in self._members()]).mean()
+
+    def draw(
+        self,
+        context: Tensor,
+        generator: torch.Generator,
+        steps: int | Sequence[float] | None,
+    ) -> Tensor:
+        draws = context.new_empty(len(context), self.problem.size)
+        chosen = torch.randint(len(self.members), (len(context),), generator=generator)
+        for k, (member, part) in enumerate(zip(self._members(), self._split(context), strict=True)):
+            rows = (chosen == k).nonzero()[:, 0].to(context.device)
+            draws[rows] = member.draw(part[rows], generator, steps).to(draws.dtype)
+        return draws
+
+    def density(self, u: Tensor, context: Tensor) -> Tensor:
+        parts = zip(self._members(), self._split(context), strict=True)
+        densities = torch.stack([member.density(u, part) for member, part in parts])
+        return densities.logsumexp(dim=0) - math.log(len(densities))
+
+    def draw_with_density(
+        self,
+        context: Tensor,
+        generator: torch.Generator,
+        steps: int | Sequence[float] | None,
+    ) -> tuple[Tensor, Tensor]:
+        u = self.draw(context, generator, steps)
+        return u, self.density(u, context)
+
+    def _members(self) -> list[Estimator]:
+        return [member for member in self.members if isinstance(member, Estimator)]
+
+    def _split(self, context: Tensor) -> tuple[Tensor, ...]:
+        return context.split([member.summary.width for member in self._members()], dim=1)
+
+
+class _Summaries(Summary):
+    """The members' summaries side by side; the members own them."""
+
+    def __init__(self, members: Sequence[Estimator]) -> None:
+        super().__init__()
+        self.of = tuple(members)  # a tuple, so that they are no modules of this one
+        self.width = sum(member.summary.width for member in members)
+
+    def forward(self, x: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([member.summary(x) for member in self.of], dim=1)
