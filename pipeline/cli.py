@@ -132,6 +132,32 @@ def simulate(
     _print(status_, as_json, show.status(status_))
 
 
+@app.command(name="import")
+def import_(
+    output: RunOption,
+    theta: Annotated[Path, typer.Option(help="Parameters (n, D): .npy, .csv or .npz.")],
+    x: Annotated[Path, typer.Option("--x", help="Outputs (n, ...): .npy, .csv or .npz.")],
+    names: Annotated[str | None, typer.Option(help="Names of the parameters: a,b,...")] = None,
+    prior: Annotated[Path | None, typer.Option(help="What theta was drawn from, YAML.")] = None,
+    test: Annotated[int, typer.Option(min=0, help="Rows to test on, drawn at random.")] = 100,
+    words: Words = None,
+    as_json: Json = False,
+) -> None:
+    """Make a run of ready-made simulations; then train, evaluate, sample, report."""
+    from pipeline import ready_made, show, stages
+    from pipeline.config import read
+    from pipeline.run import Run
+
+    listed = [name.strip() for name in names.split(",")] if names else ()
+    pairs = ready_made.read_pairs(theta, x, listed, read(prior) if prior else None)
+    target = Run(output)
+    settings = ready_made.configure(pairs, target, test, words or ())
+    with target.lock():
+        stages.take(settings, target, pairs)
+    status_ = show.status_values(settings, target)
+    _print(status_, as_json, show.status(status_))
+
+
 @app.command()
 def train(
     output: RunOption, words: Words = None, config: ConfigOption = None, as_json: Json = False
@@ -188,12 +214,13 @@ def submit(
     """Queue the stages as batch jobs, each after the one before, and return at once."""
     from pipeline import show
     from pipeline import submit as submission
+    from pipeline.jobs.chain import options
 
     named = {"nodes": nodes, "time": time, "partition": partition, "account": account, "qos": qos, "mem": mem,
              "cpus-per-task": cpus_per_task, "gres": gres, "constraint": constraint,
              "exclusive": exclusive or None}  # fmt: skip
     asked = {name: value for name, value in named.items() if value is not None}
-    others, rest = submission.options(words or ())
+    others, rest = options(words or ())
     settings, target = _open(output, config, rest)
     result = submission.submit(settings, target, stage, {**asked, **others}, dry)
     _print(result, as_json, show.submitted(result, output))

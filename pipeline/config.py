@@ -353,8 +353,12 @@ def _reconcile(old: Config, new: Config, words: tuple[str, ...], run: Run) -> No
     raise UsageError(f"{run.path} was made with another configuration:\n{shown}\n{advice}")
 
 
-def resolve(run: Run, source: Path | None = None, words: Iterable[str] = ()) -> Config:
-    """Return the configuration of a run: its own or a file's, with overrides, and never another run's.
+def resolve(
+    run: Run, source: Path | Mapping[str, Any] | None = None, words: Iterable[str] = ()
+) -> Config:
+    """Return the configuration of a run: its own, a file's or that of plain values, and never another run's.
+
+    `words` override it.
 
     Raises:
         UsageError: unknown key, wrong value, unknown name, or a configuration that differs from the run's.
@@ -363,7 +367,7 @@ def resolve(run: Run, source: Path | None = None, words: Iterable[str] = ()) -> 
     saved = build(read(run.config)) if run.config.exists() else None
     if source is None and saved is None:
         raise UsageError(f"{run.path} is not a run yet: give a configuration")
-    values = read(source) if source is not None else saved.plain() if saved else {}
+    values = read(source) if isinstance(source, Path) else source or (saved.plain() if saved else {})
     config = build(override(values, words))
     if saved is not None:
         _reconcile(saved, config, words, run)

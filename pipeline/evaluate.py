@@ -22,6 +22,7 @@ import numpy as np
 import estimators
 import evaluation
 from evaluation.scale import on_scale
+from pipeline import ready_made
 from pipeline.config import Config, simulator_of
 from pipeline.errors import UsageError
 from pipeline.held_out import HeldOut, test_store
@@ -135,17 +136,24 @@ class Evaluation:
             progress.update(progress.done + len(block), "drawing")
         return Drawn(passes, np.concatenate(blocks), np.array(seconds))
 
+    def prior_draws(self) -> np.ndarray:
+        """Return draws (n, D) from the prior; where it is not known, those that were imported are some."""
+        rng = np.random.default_rng(_seed(self.asked.seed, PRIOR_STREAM, 0))
+        if self.simulator.name == ready_made.NAME and self.config.prior is None:
+            return ready_made.parameters(self.run, PRIOR_DRAWS, rng)
+        draws: np.ndarray = self.simulator.prior.sample(rng, PRIOR_DRAWS)
+        return draws
+
     def measure(
         self, sets: HeldOut, drawn: Drawn, references: np.ndarray | None, stop: Stop
     ) -> dict[str, Any]:
         """Return all metrics, as JSON."""
-        prior_rng = np.random.default_rng(_seed(self.asked.seed, PRIOR_STREAM, 0))
         prior = self.simulator.prior
         inputs = {
             "theta": on_scale(sets.theta, prior.scales),
             "draws": on_scale(drawn.draws, prior.scales),
             "references": None if references is None else on_scale(references, prior.scales),
-            "prior": on_scale(prior.sample(prior_rng, PRIOR_DRAWS), prior.scales),
+            "prior": on_scale(self.prior_draws(), prior.scales),
             "seconds": drawn.seconds,
         }
         common = {"draws": self.asked.draws, "passes": drawn.passes, "n": len(sets.ids)}

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.config import Config, simulator_of
 from pipeline.errors import UsageError
+from pipeline.ready_made import NAME as IMPORTED
 from pipeline.run import STREAMS, Run
 from pipeline.seed import TRAIN, generators
 from pipeline.store import Store
@@ -56,8 +57,12 @@ def _simulate(simulator: Any, config: Config, key: int) -> tuple[np.ndarray, dic
 
 
 def probe(config: Config) -> Probe:
-    """Measure a few simulations in this process."""
+    """Measure a few simulations in this process; `UsageError` where there is no simulator."""
     simulator = simulator_of(config)
+    if simulator.name == IMPORTED:
+        raise UsageError(
+            "simulator 'imported': there is none to try, its simulations are ready-made"
+        )
     seconds: list[float] = []
     sizes: list[int] = []
     outputs: dict[str, tuple[str, tuple[int, ...]]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evaluation.journal import Journal
 from pipeline import config as configuration
@@ -12,6 +12,9 @@ from pipeline.config import Config
 from pipeline.progress import say
 from pipeline.run import Run
 from pipeline.stop import Stop
+
+if TYPE_CHECKING:
+    from pipeline.ready_made import Pairs
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -35,9 +38,13 @@ def begin(config: Config, run: Run, stage: str) -> Log:
 
 def simulate(config: Config, run: Run, stop: Stop, retry: str | None = None) -> dict[str, Any]:
     """Bring the training and the test simulations up to their budgets, in one Ray for both."""
+    from pipeline import ready_made
     from pipeline.simulate import connected
     from pipeline.simulate import simulate as run_stream
 
+    if config.simulator.name == ready_made.NAME:
+        ready_made.require(config, run, retry)
+        return {}
     log = begin(config, run, "simulate")
     budgets = {"train": config.budget, "test": config.test}
     short = [stream for stream, budget in budgets.items() if _missing(run, stream, budget)]
@@ -54,6 +61,16 @@ def _missing(run: Run, stream: str, budget: int) -> int:
 
     path = run.store(stream)
     return Store.open(path).counts(budget)["missing"] if path.exists() else budget
+
+
+def take(config: Config, run: Run, pairs: Pairs) -> None:
+    """Import ready-made simulations."""
+    from pipeline.ready_made import import_pairs
+
+    stores = import_pairs(config, run, pairs)
+    log = begin(config, run, "simulate")
+    for stream, store in stores.items():
+        log({"event": "simulated", "stream": stream, "counts": store.counts(), "seconds": 0.0})
 
 
 def train(config: Config, run: Run, stop: Stop) -> Any:

@@ -22,6 +22,7 @@ GROUP = "sbiflow.simulators"
 BUILT_IN = {
     "gaussian_linear": "simulators.gaussian_linear:gaussian_linear",
     "gaussian_mixture": "simulators.gaussian_mixture:gaussian_mixture",
+    "imported": "simulators.imported:imported",
     "inverse_kinematics": "simulators.inverse_kinematics:inverse_kinematics",
     "program": "simulators.program:Program",
     "slcp": "simulators.slcp:slcp",

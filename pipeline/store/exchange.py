@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,8 @@ def import_arrays(
     names: Sequence[str],
     lengths: Mapping[str, np.ndarray] | None = None,
     shard_bytes: int = SHARD_BYTES,
+    prior: Mapping[str, Any] | None = None,
+    rows: np.ndarray | None = None,
 ) -> Store:
     """Make a store of ready-made simulations with the ids 0..n-1.
 
@@ -83,25 +86,28 @@ def import_arrays(
         x: outputs (n, ...), or several by name; rows with NaN or infinity become `INVALID`.
         names: the D parameter names.
         lengths: for each ragged output its lengths (n,); what lies behind is not kept.
+        prior: what theta was drawn from, in the form of `simulators.prior_from`, if it is known.
+        rows: numbers (n,) of the rows where they come from, for messages; none: the ids.
 
     Raises `UsageError` for shapes, dtypes and names that do not fit.
     """
-    theta = _checked_theta(np.asarray(theta), tuple(names))
+    theta = checked_theta(np.asarray(theta), tuple(names))
     outputs = dict(x) if isinstance(x, Mapping) else {"x": np.asarray(x)}
     outputs = {name: np.asarray(outputs[name]) for name in sorted(outputs)}
     lengths = {name: np.asarray(values) for name, values in (lengths or {}).items()}
-    _check_outputs(outputs, len(theta))
+    check_outputs(outputs, len(theta))
     schema = Schema(
         {name: (values.dtype.str, values.shape[1:]) for name, values in outputs.items()},
         frozenset(lengths),
     )
     outputs = {name: values.astype(schema.arrays[name][0]) for name, values in outputs.items()}
-    rows = Rows(np.arange(len(theta)), theta, outputs, lengths, *_outcome(outputs, len(theta)))
-    rows = rows.conform(schema)
+    outcome = _outcome(outputs, np.arange(len(theta)) if rows is None else rows)
+    whole = Rows(np.arange(len(theta)), theta, outputs, lengths, *outcome).conform(schema)
     identity = {
-        "imported": {"names": list(names), "content": _content(rows), "schema": schema.spec()},
+        "imported": {"names": list(names), "content": _content(whole), "schema": schema.spec()},
         "names": list(names),
     }
+    identity |= {"prior": dict(prior)} if prior else {}
     store = Store.open_or_create(path, identity, schema, shard_bytes)
     missing = store.missing(len(theta))
     if len(missing):
@@ -110,12 +116,13 @@ def import_arrays(
             writer.set_schema(schema)
             with Spool(writer.spool_directory, "import", schema, per_shard, shard_bytes) as spool:
                 for start in range(0, len(missing), per_shard):
-                    spool.append(rows.take(missing[start : start + per_shard]))
+                    spool.append(whole.take(missing[start : start + per_shard]))
                     writer.publish()
     return store
 
 
-def _checked_theta(theta: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+def checked_theta(theta: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """Return parameters (n, D) as float64; `UsageError` unless they are finite and have D names."""
     if theta.ndim != 2 or not len(theta) or theta.dtype.kind not in "biuf":
         raise UsageError(f"theta is {theta.dtype} {theta.shape}; it must be real numbers (n, D)")
     if len(names) != theta.shape[1] or len(set(names)) != len(names):
@@ -125,7 +132,8 @@ def _checked_theta(theta: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     return theta.astype("<f8")
 
 
-def _check_outputs(outputs: dict[str, np.ndarray], n: int) -> None:
+def check_outputs(outputs: Mapping[str, np.ndarray], n: int) -> None:
+    """Raise `UsageError` unless all outputs hold n rows of numbers."""
     if not outputs:
         raise UsageError("x holds no output")
     for name, values in outputs.items():
@@ -136,14 +144,15 @@ def _check_outputs(outputs: dict[str, np.ndarray], n: int) -> None:
 
 
 def _outcome(
-    outputs: dict[str, np.ndarray], n: int
+    outputs: dict[str, np.ndarray], rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, tuple[Failure, ...]]:
+    n = len(rows)
     invalid = np.zeros(n, bool)
     for values in outputs.values():
         invalid |= ~np.isfinite(values.reshape(n, -1)).all(axis=1)
     failures = tuple(
-        Failure(int(row), Outcome.INVALID, "NaN or infinity in the outputs")
-        for row in np.flatnonzero(invalid)
+        Failure(int(k), Outcome.INVALID, f"NaN or infinity in the outputs of row {rows[k]}")
+        for k in np.flatnonzero(invalid)
     )
     return np.where(invalid, Outcome.INVALID, Outcome.OK), np.zeros(n, np.float32), failures
 

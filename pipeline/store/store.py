@@ -316,11 +316,13 @@ class Store:
         names: Sequence[str],
         lengths: Mapping[str, np.ndarray] | None = None,
         shard_bytes: int = SHARD_BYTES,
+        prior: Mapping[str, Any] | None = None,
+        rows: np.ndarray | None = None,
     ) -> Store:
         """Make a store of ready-made simulations; see `exchange.import_arrays`."""
         from pipeline.store.exchange import import_arrays
 
-        return import_arrays(path, theta, x, names, lengths, shard_bytes)
+        return import_arrays(path, theta, x, names, lengths, shard_bytes, prior, rows)
 
     def verify(self) -> list[Problem]:
         """Return everything that is not as it was written; see `repair.verify`."""

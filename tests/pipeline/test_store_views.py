@@ -147,7 +147,7 @@ def test_import_of_ready_made_arrays(tmp_path):
         "done": 50, "ok": 49, "failed": 0, "timeout": 0, "invalid": 1, "missing": 0
     }  # fmt: skip
     assert [(row.id, row.message) for row in store.failures()] == [
-        (7, "NaN or infinity in the outputs")
+        (7, "NaN or infinity in the outputs of row 7")
     ]
     keep = np.arange(50) != 7
     np.testing.assert_array_equal(store.numpy()[1], theta[keep])

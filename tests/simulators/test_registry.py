@@ -41,7 +41,7 @@ def test_the_table_is_sorted_and_every_entry_loads():
     assert list(BUILT_IN) == sorted(BUILT_IN)
     assert set(BUILT_IN) <= set(simulators.available())
     for name in BUILT_IN:
-        if name != "program":
+        if name not in ("imported", "program"):  # these cannot do without arguments
             assert simulators.load(name).name == name
 
 
