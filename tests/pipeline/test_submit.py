@@ -8,8 +8,9 @@ import pytest
 
 from pipeline.config import Config, build, override, read
 from pipeline.errors import UsageError
+from pipeline.jobs.chain import options
 from pipeline.run import Run
-from pipeline.submit import options, states, submit
+from pipeline.submit import states, submit
 
 PLAIN = {"name": "a", "simulator": "two_moons", "budget": 100, "cluster": {"shared": True}}
 
@@ -100,6 +101,11 @@ def test_a_system_without_chains_gets_one_job(run: Run) -> None:
             "cpus-per-task=2 is less than simulate.cpus=4",
         ),
         ([], {"array": "1-4"}, "--array is decided by sbiflow"),
+        (
+            ["cluster.stages.evaluate={nodes: 2}"],
+            {},
+            "evaluate: nodes=2, but this work uses one node",
+        ),
         (["cluster.layout=tree"], {}, "cluster.layout = 'tree': valid are ray"),
         (["cluster.backend=pbs"], {"qos": "high"}, "pbs has no word for qos"),
         (["cluster.backend=slrum"], {}, "did you mean 'slurm'"),

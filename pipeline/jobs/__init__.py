@@ -1,0 +1,1 @@
+"""Parts of submission: which jobs, and what is refused."""
