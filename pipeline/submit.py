@@ -161,8 +161,9 @@ def _queue(
             rows.append({**row, "id": number})
             keep(rows)
     except (ConnectionError, ValueError) as error:
-        with suppress(ConnectionError, ValueError):  # the first refusal is the one to tell
-            system.cancel([row["id"] for row in rows])
+        if rows:
+            with suppress(ConnectionError, ValueError):  # the first refusal is the one to tell
+                system.cancel([row["id"] for row in rows])
         raise UsageError(f"the {job.stage} job was not submitted: {error}") from error
     return rows
 
