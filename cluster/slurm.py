@@ -19,7 +19,9 @@ export {variable}={folder}/nodes-$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}
 others=$((SLURM_JOB_NUM_NODES - 1))
 mkdir -p "${variable}"
 {{
-  srun --relative=1 --nodes=$others --ntasks=$others --ntasks-per-node=1 --overlap \\
+  srun --relative=1 --nodes=$others --ntasks=$others --ntasks-per-node=1 \\
+    ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} \\
+    --overlap --cpu-bind=none --kill-on-bad-exit=0 \\
     {command} "${variable}"
   code=$?
   [ -d "${variable}" ] && echo $code > "${variable}/{ended}"
