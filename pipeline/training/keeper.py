@@ -53,14 +53,15 @@ class Keeper:
         """Return whether to save, whether to stop, and after how many steps to look again."""
         now = time.monotonic()
         self.reason = self.stopping()
-        if self.walltime is not None and now - self._started >= self.walltime:
+        left = float("inf") if self.walltime is None else self._started + self.walltime - now
+        if left <= 0:
             self.reason = self.reason or f"train.walltime={self.walltime:g}"
         self._tell(loop, now)
         save = not loop.finished and (bool(self.reason) or now - self._saved >= self.every)
         stride = 1
         if self._step is not None:
             speed = (loop.step - self._step) / max(now - self._looked, 1e-6)
-            stride = min(max(int(speed * LOOK_SECONDS), 1), MOST_STEPS)
+            stride = min(max(int(speed * min(LOOK_SECONDS, left)), 1), MOST_STEPS)
         self._step, self._looked = loop.step, now
         return save, bool(self.reason), stride
 
