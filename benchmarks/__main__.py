@@ -13,7 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ALL = ("command", "simulators", "simulate", "store_read", "step", "streaming")
+ALL = (
+    "command",
+    "simulators",
+    "simulate",
+    "store_read",
+    "step",
+    "streaming",
+    "tumor",
+    "tumor_equality",
+)
 OUTPUT = Path("runs/bench.jsonl")
 
 

@@ -27,6 +27,12 @@ from simulators.tumor_spheroid.lattice import c_rand
 
 REFERENCE = Path("tests/simulators/tumor_spheroid/tumor2d_reference.npz")
 OUTPUTS = ("growth_curve", "extra_cellular_matrix_profile", "proliferation_profile")
+POINTS = range(26)  # the default parameters and the stored draws from the prior
+LABELS = {
+    "growth_curve": ("radius of the rim [um]", "time [h]"),
+    "extra_cellular_matrix_profile": ("ECM", "distance to the rim [um]"),
+    "proliferation_profile": ("share of cycling cells", "distance to the rim [um]"),
+}
 CENTRES = (5049, 5050, 4948, 5048, 4950)  # in the order in which the original's generator picks
 BIN, DEEPEST = 20, 700  # um
 PERMUTATIONS = 3999
@@ -216,29 +222,74 @@ def halves(rng: np.random.Generator) -> AtDefault:
     )
 
 
-def draw(folder: Path, point: int, n: int) -> list[Path]:
-    """One picture per output: quantiles of our runs and of the original's."""
+def quantiles(runs: Runs, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where an output's values lie, in h or um up to 700, and their 5, 50 and 95 % quantiles."""
+    if key == "growth_curve":
+        at = 24.0 * np.arange(1, runs[key].shape[1] + 1)
+    else:
+        at = np.arange(min(runs[key].shape[1], DEEPEST)) + 1.0
+    return at, np.quantile(runs[key][:, : len(at)], (0.05, 0.5, 0.95), axis=0)
+
+
+def deepest(runs: Runs) -> int:
+    """The largest distance to the rim at which any run has a cell, um."""
+    return int(np.flatnonzero(runs["extra_cellular_matrix_profile"].any(axis=0)).max(initial=0)) + 1
+
+
+def draw(folder: Path, points: Sequence[int], n: int) -> list[Path]:
+    """One picture per output, a panel per point: bands of n runs of ours and of the original's."""
     import matplotlib.pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)
-    ours, original = our_runs(point, n), original_runs(point)
-    labels = ("radius of the rim [um]", "ECM", "share of cycling cells")
+    ours = {point: our_runs(point, n) for point in points}
+    original = {point: original_runs(point) for point in points}
+    columns = min(len(points), 5)
+    rows = -(-len(points) // columns)
     files = []
-    for key, label in zip(OUTPUTS, labels, strict=True):
-        figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
-        for runs, name, colour in ((ours, "sbiflow", "C0"), (original, "original", "C1")):
-            low, middle, high = np.quantile(runs[key], (0.05, 0.5, 0.95), axis=0)
-            at = np.arange(1, len(low) + 1) * (24 if key == OUTPUTS[0] else 1)
-            axes.fill_between(at, low, high, color=colour, alpha=0.25, linewidth=0)
-            axes.plot(at, middle, color=colour, label=f"{name}, {len(runs[key])} runs")
-        axes.set_xlabel("time [h]" if key == OUTPUTS[0] else "distance to the rim [um]")
-        axes.set_xlim(0, None if key == OUTPUTS[0] else DEEPEST)
-        axes.set_ylabel(label)
-        axes.legend(frameon=False)
-        files.append(folder / f"{key}_{point}.png")
-        figure.savefig(files[-1], dpi=120)
+    for key, (label, axis) in LABELS.items():
+        size = (max(2.3 * columns, 4.6), max(1.7 * rows, 3.2))
+        figure, axes = plt.subplots(
+            rows, columns, figsize=size, layout="constrained", squeeze=False
+        )
+        for panel, point in zip(axes.flat, points, strict=False):
+            for runs, name, colour in ((original, "original", "C1"), (ours, "sbiflow", "C0")):
+                at, (low, middle, high) = quantiles(runs[point], key)
+                panel.fill_between(at, low, high, color=colour, alpha=0.3, linewidth=0)
+                panel.plot(at, middle, color=colour, label=name, linewidth=1)
+            counts = f"{len(original[point][key])} / {n} runs"
+            where = "defaults" if point == 0 else f"prior point {point}"
+            panel.set_title(f"{where}, {counts}", fontsize=8)
+            panel.tick_params(labelsize=7)
+            panel.set_xlim(0, at[-1] if key == "growth_curve" else 1.2 * deepest(ours[point]))
+            panel.set_ylim(0, None)
+        for panel in axes.flat[len(points) :]:
+            panel.axis("off")
+        axes.flat[0].legend(frameon=False, fontsize=6)
+        figure.supxlabel(axis, fontsize=9)
+        figure.supylabel(label, fontsize=9)
+        files.append(folder / f"{key}.png")
+        figure.savefig(files[-1], dpi=110)
         plt.close(figure)
     return files
+
+
+def draw_summary(path: Path, n: int) -> Path:
+    """The three outputs at the default parameters side by side."""
+    import matplotlib.pyplot as plt
+
+    ours, original = our_runs(0, n), original_runs(0)
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3), layout="constrained")
+    for panel, (key, (label, axis)) in zip(axes, LABELS.items(), strict=True):
+        for runs, name, colour in ((original, "original", "C1"), (ours, "sbiflow", "C0")):
+            at, (low, middle, high) = quantiles(runs, key)
+            panel.fill_between(at, low, high, color=colour, alpha=0.3, linewidth=0)
+            panel.plot(at, middle, color=colour, label=f"{name}, {len(runs[key])} runs")
+        panel.set(xlabel=axis, ylabel=label, xlim=(0, None), ylim=(0, None))
+    axes[0].legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
 
 
 def main() -> None:
@@ -246,11 +297,12 @@ def main() -> None:
     rng = np.random.default_rng(0)
     result = {
         "T1": asdict(compare_default(our_runs(0, 128), original_runs(0), rng)),
-        "T2_T3": asdict(compare_points(range(1, 26), 64, rng)),
+        "T2_T3": asdict(compare_points(POINTS[1:], 64, rng)),
         "T4": asdict(halves(rng)),
     }
     if len(sys.argv) > 1:
-        draw(Path(sys.argv[1]), 0, 128)
+        draw(Path(sys.argv[1]), POINTS, 64)
+        draw_summary(Path(sys.argv[1]) / "defaults.png", 128)
     print(json.dumps({"benchmark": "tumor_equality", **result}))
 
 

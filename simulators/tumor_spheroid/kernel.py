@@ -10,19 +10,23 @@ division mother and daughter decide once and for all whether they go on: with pr
 P = exp(-13.54 um * distance to a free site / D), and only where the extracellular matrix (ECM)
 reaches a threshold. ECM is made by every cell on its site and the neighbours, and decays.
 
-What makes it fast, without changing the law of any output:
+What makes it fast, without changing the law of any output but for the exception below:
 
 * All clocks have one rate, so the next event is a uniformly random entry of an array, and most events
   only count down the ticks that are left there.
 * A site never becomes empty again. Hence the first shell of the search pattern with an empty site
   only moves outward, and each search goes on where the last one at that site stopped; and the rim
-  point nearest to a site stays the nearest until it is filled; another one is sought no farther than the one found for the site before.
+  point nearest to a site stays the nearest until it is filled, and the next one is no farther than
+  that of the site before.
 * A cell that found no free site fails again until it is pushed. Its clock and the null event only
   mark times: together they are a Poisson process, of which only the first tick after an output time
   and the last tick before a division are needed, and both are exponential.
 * The ECM has no diffusion. A site keeps (value, step, source) and is brought up to date when its
   source changes, when a division asks or when a profile is taken, by m Euler steps at once.
 * Profile bands are added as differences and summed once.
+
+The exception: a cell that was stuck and is freed by a push begins its cycle anew; in the original it is
+somewhere within one. That happens to 5 of 10 000 cells at the default parameters.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from scipy import stats
 import simulators
 from simulators.testing import LAWS, Case
 
-NAMES = ["gaussian_linear", "gaussian_mixture", "inverse_kinematics", "slcp", "two_moons"]
+WITH_REFERENCE = ["gaussian_linear", "gaussian_mixture", "inverse_kinematics", "slcp", "two_moons"]
+NAMES = [*WITH_REFERENCE, "tumor_spheroid"]
 
 
 def module(name: str):
@@ -37,6 +38,10 @@ def resampled(simulator, x, proposals: int, n: int, seed: int = 0):
     weight = np.exp(log_weight - log_weight.max())
     size = weight.sum() ** 2 / np.sum(weight**2)
     return theta[rng.choice(proposals, n, p=weight / weight.sum())], size
+
+
+def test_all_are_tested():
+    assert simulators.available() == sorted([*NAMES, "program"])
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
@@ -307,7 +312,7 @@ def test_slcp_reference_against_importance_sampling(points):
         assert stats.ks_2samp(first, second).statistic < tolerance
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WITH_REFERENCE)
 def test_reference_is_calibrated(name):
     """Ranks of the true theta among the draws of the first reference are uniform (SBC)."""
     simulator = simulators.load(name)

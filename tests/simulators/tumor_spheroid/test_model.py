@@ -12,7 +12,6 @@ import pytest
 
 import simulators
 from benchmarks.tumor_equality import original_centres, original_runs, reference
-from simulators.testing import check_simulator
 from simulators.tumor_spheroid import growth, lattice, matrix, state
 from simulators.tumor_spheroid.lattice import SEED, search_pattern
 from simulators.tumor_spheroid.model import VALID, grow
@@ -226,7 +225,3 @@ def test_pictures(tmp_path: Path) -> None:
     gif = draw_gif(tmp_path / "growth.gif", (24.0, 240.0), side=40, seed=1)
     assert strip.read_bytes().startswith(b"\x89PNG")
     assert gif.read_bytes().startswith(b"GIF89a")
-
-
-def test_keeps_the_laws_of_a_simulator(model: simulators.Simulator) -> None:
-    check_simulator(model)

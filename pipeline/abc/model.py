@@ -1,0 +1,105 @@
+"""A prior and a simulator in pyABC's terms.
+
+pyABC draws from numpy's global generator, which the sampler seeds before each simulation; what is drawn here
+comes from a generator seeded by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyabc
+
+from pipeline.store import Outcome
+from simulators.distribution import LogNormal, LogUniform
+
+LOGARITHMIC = (LogNormal, LogUniform)
+
+
+class SimulationFailed(Exception):
+    """A simulation without usable outputs: its particle is rejected."""
+
+    def __init__(self, outcome: Outcome, message: str) -> None:
+        super().__init__(outcome, message)
+        self.outcome, self.message = outcome, message
+
+
+class Coordinates:
+    """The coordinates z in which particles are perturbed: log theta_j for positive parameters on a log scale.
+
+    Those are the log-uniform and log-normal ones of independent parameters; z_j = theta_j otherwise. Their names
+    are `log_NAME` and `NAME`.
+    """
+
+    def __init__(self, prior: Any) -> None:
+        kinds = getattr(prior, "distributions", {})
+        self.names = tuple(prior.names)
+        self.log = np.array([isinstance(kinds.get(name), LOGARITHMIC) for name in self.names])
+        self.labels = tuple(
+            f"log_{name}" if log else name for name, log in zip(self.names, self.log, strict=True)
+        )
+
+    def theta(self, particle: Mapping[str, float]) -> np.ndarray:
+        """Return theta (D,) in natural units."""
+        return self.natural(np.array([particle[label] for label in self.labels]))
+
+    def natural(self, z: np.ndarray) -> np.ndarray:
+        """Return theta (..., D) for z (..., D)."""
+        return np.where(self.log, np.exp(np.where(self.log, z, 0.0)), z)
+
+    def particle(self, theta: np.ndarray) -> pyabc.Parameter:
+        """Return z by label for theta (D,)."""
+        z = np.where(self.log, np.log(np.where(self.log, theta, 1.0)), theta)
+        return pyabc.Parameter(dict(zip(self.labels, z.tolist(), strict=True)))
+
+
+class Prior(pyabc.DistributionBase):
+    """Our prior as pyABC's, with density p(z) = p(theta(z)) prod_j theta_j over the logarithmic j."""
+
+    def __init__(self, prior: Any) -> None:
+        self.prior, self.coordinates = prior, Coordinates(prior)
+
+    def rvs(self, *args: Any, **kwargs: Any) -> pyabc.Parameter:
+        return self.coordinates.particle(self.prior.sample(_generator(), 1)[0])
+
+    def pdf(self, x: Mapping[str, float]) -> float:
+        theta = self.coordinates.theta(x)
+        # exp(log(bound)) may lie one rounding error outside
+        inside = np.clip(theta, self.prior.low, self.prior.high)
+        theta = np.where(np.isclose(theta, inside, rtol=1e-14, atol=0.0), inside, theta)
+        jacobian = np.prod(theta[self.coordinates.log])
+        return float(np.exp(self.prior.log_prob(theta[None])[0]) * jacobian)
+
+
+class Model(pyabc.Model):
+    """Our simulator as pyABC's model."""
+
+    def __init__(self, simulator: Any, timeout: float | None) -> None:
+        super().__init__(simulator.name)
+        self.simulator, self.timeout = simulator, timeout
+        self.coordinates = Coordinates(simulator.prior)
+
+    def sample(self, pars: Mapping[str, float]) -> dict[str, np.ndarray]:
+        """Simulate once.
+
+        Raises:
+            SimulationFailed: the simulator raised, was late, or gave NaN or Inf.
+        """
+        theta, rng = self.coordinates.theta(pars), _generator()
+        try:
+            x = self.simulator.simulate(theta, rng, timeout=self.timeout)
+        # A simulator may raise anything, SystemExit and KeyboardInterrupt among it: all are its failures.
+        except BaseException as error:
+            late = isinstance(error, TimeoutError) and self.simulator.owns_timeout
+            outcome = Outcome.TIMEOUT if late else Outcome.FAILED
+            raise SimulationFailed(outcome, f"{type(error).__name__}: {error}") from None
+        bad = [name for name, value in x.items() if not np.isfinite(value).all()]
+        if bad:
+            raise SimulationFailed(Outcome.INVALID, f"NaN or Inf in {', '.join(bad)}")
+        return dict(x)
+
+
+def _generator() -> np.random.Generator:
+    return np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint32))

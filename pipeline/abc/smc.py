@@ -1,0 +1,200 @@
+"""ABC-SMC for any simulator: weighted draws from an approximate posterior, without any network."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyabc
+
+import cluster
+from cluster.preflight import facts
+from pipeline.abc.model import Model, Prior
+from pipeline.abc.sampler import STREAM, ActorSampler
+from pipeline.errors import UsageError
+from pipeline.simulation.actor import DISTRIBUTIONS, PACKAGES, Job
+from pipeline.simulation.crew import Crew, pickled
+from pipeline.simulation.task import Simulation
+from pipeline.stop import Stop
+from pipeline.store import Outcome
+
+Outputs = Mapping[str, np.ndarray]
+Distance = Callable[[Outputs, Outputs], float]
+
+
+@dataclass(frozen=True)
+class AbcResult:
+    """The last generation, and what the run cost.
+
+    `theta` (n, D), in natural units, `weight` (n,), which sums to 1, and `distance` (n,) of each draw to the
+    observation; `epsilon` (T,), the largest distance allowed in each generation; `simulations`, how many ended
+    how, by outcome, calibration included.
+    """
+
+    names: tuple[str, ...]
+    theta: np.ndarray
+    weight: np.ndarray
+    distance: np.ndarray
+    epsilon: np.ndarray
+    simulations: dict[str, int]
+
+    def quantile(self, q: float | np.ndarray) -> np.ndarray:
+        """Return quantiles of the weighted draws, shape (..., D) for q (...)."""
+        columns = []
+        for values in self.theta.T:
+            order = np.argsort(values)
+            at = np.cumsum(self.weight[order]) - 0.5 * self.weight[order]
+            columns.append(np.interp(q, at, values[order]))
+        return np.stack(columns, axis=-1)
+
+    def resample(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Return n draws of equal weight, with repetitions, shape (n, D)."""
+        return self.theta[rng.choice(len(self.theta), n, p=self.weight)]
+
+    def save(self, path: Path) -> None:
+        """Write everything to an npz file."""
+        counts = {f"simulations_{name}": number for name, number in self.simulations.items()}
+        np.savez(
+            path,
+            names=np.array(self.names),
+            theta=self.theta,
+            weight=self.weight,
+            distance=self.distance,
+            epsilon=self.epsilon,
+            **counts,  # type: ignore[arg-type]
+        )
+
+
+def standardised_squares(replicates: Outputs) -> Distance:
+    """Return the distance that weighs each value by its variance over replicates.
+
+        d(x, y) = sum_k sum_i (x_ki - y_ki)^2 / var_ki
+
+    over outputs k and their values i; a value that never varies does not count, and outputs of different lengths
+    are compared up to the shortest. Up to a constant -2 log of a normal likelihood.
+
+    Args:
+        replicates: outputs of repeated simulations at one theta, each (replicates, ...).
+    """
+    weights = {}
+    for name, values in replicates.items():
+        variance = values.var(axis=0)
+        weights[name] = np.divide(1.0, variance, out=np.zeros_like(variance), where=variance > 0)
+
+    def distance(x: Outputs, y: Outputs) -> float:
+        total = 0.0
+        for name, weight in weights.items():
+            n = min(len(x[name]), len(y[name]), len(weight))
+            total += float((weight[:n] * (x[name][:n] - y[name][:n]) ** 2).sum())
+        return total
+
+    return distance
+
+
+def abc_smc(
+    simulator: Any,
+    x: Outputs,
+    folder: str | Path,
+    *,
+    distance: Distance | Any = None,
+    population: int = 200,
+    generations: int = 8,
+    simulations: float = np.inf,
+    seed: int = 0,
+    workers: int | None = None,
+    timeout: float | None = None,
+    max_failed: float = 0.5,
+    backend: str = "local",
+    address: str | None = None,
+    stop: Stop | None = None,
+) -> AbcResult:
+    """Run sequential Monte Carlo with a median epsilon schedule, on actors.
+
+    The algorithm is pyABC's (pyABC: distributed, likelihood-free inference, 2018, Bioinformatics 34:3591); its
+    normal kernel works on log theta for log-uniform and log-normal parameters. The result follows from the
+    arguments and the seed, whatever the number of workers, if no simulation runs out of time.
+
+    Args:
+        simulator: of `simulators.load`.
+        x: one observation, the simulator's outputs by name.
+        folder: where `abc.db`, pyABC's history (a further run is added), and `draws.npz` go.
+        distance: d(x, y), or a `pyabc.Distance`; pyABC's adaptive Euclidean distance if none.
+        population: draws per generation.
+        generations: at most.
+        simulations: at most; a generation that needs more is given up.
+        seed: of everything random.
+        workers: actors; as many as there are cores if none.
+        timeout: seconds for one simulation.
+        max_failed: share of simulations that may fail.
+        backend, address: where Ray comes from, as in `cluster.connect`.
+        stop: polled; a request raises `Stopped`.
+
+    Raises:
+        UsageError: the observation lacks an output, or not one generation was within `simulations`.
+        TooManyFailed: more than `max_failed` of the simulations failed.
+        PipelineError: Ray died. What `distance` raises is passed on.
+    """
+    if not x or not all(np.isfinite(value).all() for value in x.values()):
+        raise UsageError(f"the observation must be finite; it has {', '.join(x) or 'no outputs'}")
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("ABC").setLevel(logging.WARNING)
+    job = Simulation(simulator, seed, STREAM, 1, timeout)
+    with (
+        cluster.connect(backend, address) as rays,
+        tempfile.TemporaryDirectory(prefix=".notes-", dir=target) as notes,
+    ):
+        crew = Crew(
+            _job(job, Path(notes).resolve()), workers or max(1, rays.room(1, None)), 1, None
+        )
+        sampler = ActorSampler(crew, seed, rays.alive, stop or Stop(), simulations, max_failed)
+        smc = pyabc.ABCSMC(
+            Model(simulator, timeout),
+            Prior(simulator.prior),
+            distance if distance is not None else pyabc.AdaptivePNormDistance(p=2),
+            population_size=population,
+            sampler=sampler,
+        )
+        history = smc.new(f"sqlite:///{target.resolve() / 'abc.db'}", dict(x))
+        history.stores_sum_stats = False  # simulations would fill the disk
+        try:
+            smc.run(max_nr_populations=generations)
+        finally:
+            crew.dismiss()
+    if history.max_t < 0:
+        raise UsageError(
+            f"simulations={simulations:g} do not suffice for a generation of {population}"
+        )
+    result = _result(simulator, history, sampler)
+    result.save(target / "draws.npz")
+    return result
+
+
+def _job(simulation: Simulation, notes: Path) -> Job:
+    digest = simulation.simulator.source_digest()
+    return Job(pickled(simulation), digest, facts(PACKAGES, DISTRIBUTIONS), notes)
+
+
+def _result(simulator: Any, history: pyabc.History, sampler: ActorSampler) -> AbcResult:
+    coordinates = Prior(simulator.prior).coordinates
+    particles = history.get_population()
+    z = np.array(
+        [[p.parameter[label] for label in coordinates.labels] for p in particles.particles]
+    )
+    weight = np.array([particle.weight for particle in particles.particles])
+    epsilon = history.get_all_populations().query("t >= 0")["epsilon"].to_numpy(float)
+    counts = sum(sampler.counts, Counter())
+    return AbcResult(
+        tuple(simulator.prior.names),
+        coordinates.natural(z),
+        weight / weight.sum(),
+        np.array([particle.distance for particle in particles.particles]),
+        epsilon,
+        {outcome.name.lower(): counts[outcome] for outcome in Outcome},
+    )
