@@ -41,7 +41,7 @@ def resampled(simulator, x, proposals: int, n: int, seed: int = 0):
 
 
 def test_all_are_tested():
-    assert simulators.available() == sorted([*NAMES, "program"])
+    assert set(simulators.available()) - {"imported", "program"} == set(NAMES)
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
