@@ -85,7 +85,7 @@ class Slurm:
         words = self.run("scontrol", "show", "job", number).split()
         return next(word.partition("=")[2] for word in words if word.startswith(f"{name}="))
 
-    def wait(self, number: str, states: set[str], patience: float = 120) -> str:
+    def wait(self, number: str, states: set[str], patience: float = 600) -> str:
         """Wait until a job is in one of the states."""
         deadline = time.monotonic() + patience
         while (state := self.state(number)) not in states:
