@@ -24,6 +24,7 @@ from estimators.registry import suggest
 MARGIN = 1e-6  # smallest distance to a bound, as a share of the box: float32 resolves no less
 SCALES = ("linear", "log")
 TINY = 1e-37  # float32 still holds its logarithm's argument without losing digits
+ROWS = 65_536  # converted to float64 at a time
 LIMIT = 1e3  # standardised inputs are clamped here, so that an outlier cannot overflow a network
 
 
@@ -44,8 +45,10 @@ class Standardizer(nn.Module):
 
     def fit(self, values: Tensor) -> None:
         """Take mean and scale from values of shape (n, *shape)."""
-        values = values.double()
-        scale, mean = torch.std_mean(values, dim=0, correction=0)
+        parts = values.split(ROWS)  # float64 copies of all rows would be the peak of memory
+        mean = sum(part.double().sum(dim=0) for part in parts) / len(values)
+        square = sum((part.double() - mean).square().sum(dim=0) for part in parts)
+        scale = torch.sqrt(square / len(values))
         # Rounding leaves a constant element a tiny spread; what float32 cannot resolve is noise.
         constant = scale <= 1e-6 * mean.abs() + 1e-30
         self.mean.copy_(mean)
