@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 DIED = "Ray died; everything finished is kept: repeat the same command to continue"
 EXIT_CODE = 1
-LOOK = 1.0  # seconds between two looks at Ray
-MISSES = 2  # looks in a row without Ray: it is gone
+LOOK = 0.5  # seconds between two looks at Ray
+MISSES = 3  # looks in a row without Ray: it is gone
 LEAVE = 2.5  # seconds that this process then has to leave by itself
 
 

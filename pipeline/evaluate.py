@@ -121,6 +121,24 @@ class Evaluation:
             self.run, self.settings["test_digest"], sets.ids, sets.x, stop
         )
 
+    def drawn(self, sets: HeldOut, passes: int | None, progress: Progress, stop: Stop) -> Drawn:
+        """Draw for every test set, or take up what an evaluation with equal settings had drawn."""
+        path, settings = self.directory / f"drawn_{passes}.npz", json.dumps(self.settings)
+        if path.exists():
+            with np.load(path) as file:
+                if str(file["settings"]) == settings:
+                    progress.update(progress.done + len(sets.ids), "found")
+                    return Drawn(passes, file["draws"], file["seconds"])
+        fresh = self.draw(sets, passes, progress, stop)
+        arrays = {"draws": fresh.draws, "seconds": fresh.seconds}
+        write_arrays(path, arrays | {"settings": np.array(settings)})
+        return fresh
+
+    def tidy(self) -> None:
+        """Remove draws that were kept for a repeat."""
+        for path in self.directory.glob("drawn_*.npz"):
+            path.unlink()
+
     def draw(self, sets: HeldOut, passes: int | None, progress: Progress, stop: Stop) -> Drawn:
         """Draw for every test set, a block at a time, on the clock."""
         n, blocks, seconds = self.asked.draws, [], []
@@ -181,7 +199,7 @@ def evaluate(
     Args:
         config: the whole configuration.
         run: the run directory.
-        stop: request to leave; an evaluation that is not finished starts again.
+        stop: request to leave; a repeat takes up the draws that are finished.
         log: takes the event for the journal.
         key: which training; none: the latest.
 
@@ -202,7 +220,7 @@ def evaluate(
     references = work.references(sets, stop)
     results, arrays = [], {"ids": sets.ids, "theta": sets.theta}
     with Progress("evaluate", len(sets.ids) * len(work.passes), "test sets") as progress:
-        drawn = [work.draw(sets, passes, progress, stop) for passes in work.passes]
+        drawn = [work.drawn(sets, passes, progress, stop) for passes in work.passes]
     for one in drawn:
         results.append(work.measure(sets, one, references, stop))
         arrays[f"draws_{one.passes}"] = one.draws
@@ -231,6 +249,7 @@ def evaluate(
         arrays["references"] = references
     write_arrays(work.directory / DRAWS, arrays)
     write_whole(work.directory / RESULT, json.dumps(result, indent=1, allow_nan=False))
+    work.tidy()
     say(f"evaluate: {work.key}, {duration(result['seconds'])}")
     if log:
         shown = {str(one.passes): numbers(m) for one, m in zip(drawn, results, strict=True)}

@@ -155,6 +155,39 @@ def test_a_stop_leaves_nothing_half(finished: Any) -> None:
     assert not (finished.run.training(finished.run.latest) / "evaluation").exists()
 
 
+class StopWhenThere(Stop):
+    """Asks to stop as soon as a file is there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    @property
+    def requested(self) -> bool:
+        return self.path.exists()
+
+
+def test_a_repeat_takes_up_the_draws_that_were_finished(finished: Any) -> None:
+    words = ["evaluate.passes=[2, 5]", "evaluate.metrics=[rmse, seconds]"]
+    folder = finished.run.training(finished.run.latest) / "evaluation"
+    kept = folder / "drawn_2.npz"
+    with pytest.raises(Stopped):
+        evaluate(finished.configure(*words), finished.run, stop=StopWhenThere(kept))
+    assert [path.name for path in folder.iterdir()] == ["drawn_2.npz"]
+    with np.load(kept) as file:
+        seconds, draws = file["seconds"], file["draws"]
+    resumed = run_stage(finished, *words)
+    assert resumed["metrics"]["seconds"]["mean"] == pytest.approx(seconds.mean())
+    with np.load(folder / "draws.npz") as file:
+        assert np.array_equal(file["draws_2"], draws)
+    assert not list(folder.glob("drawn_*"))
+
+    (folder / "metrics.json").unlink()
+    whole = run_stage(finished, *words)
+    assert whole["metrics"]["rmse"] == resumed["metrics"]["rmse"]
+    assert whole["sweep"][0]["metrics"]["rmse"] == resumed["sweep"][0]["metrics"]["rmse"]
+
+
 def test_a_reference_that_fails_names_the_simulation(finished: Any) -> None:
     path, _, _ = finished.config.simulator.name.rpartition(":")
     broken = finished.run.path.parent / "broken.py"
