@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -41,5 +42,14 @@ def summary_network(
     if name not in TABLE:
         raise LookupError(f"unknown summary {name!r}{suggest(name, sorted(TABLE))}")
     module, _, attribute = TABLE[name].partition(":")
-    network: Summary = getattr(importlib.import_module(module), attribute)(shapes, **arguments)
+    kind = getattr(importlib.import_module(module), attribute)
+    valid = [
+        p.name for p in inspect.signature(kind).parameters.values() if p.kind is p.KEYWORD_ONLY
+    ]
+    for key in arguments:
+        if key not in valid:
+            raise TypeError(
+                f"summary {name!r} has no argument {key!r}{suggest(key, sorted(valid))}"
+            )
+    network: Summary = kind(shapes, **arguments)
     return network

@@ -208,6 +208,8 @@ def test_positions_differ() -> None:
     ("name", "shapes", "arguments", "error", "word"),
     [
         ("recurrant", SERIES, {}, LookupError, "recurrent"),
+        ("recurrent", SERIES, {"output": 3}, TypeError, "did you mean 'outputs'"),
+        ("identity", SERIES, {"outputs": 3}, TypeError, "'outputs'"),
         ("recurrent", SERIES, {"cell": "rnn"}, LookupError, "gru"),
         ("recurrent", {"a": ()}, {}, ValueError, "'a'"),
         ("recurrent", {"a": (5,), "b": (6,)}, {}, ValueError, "fusion"),
