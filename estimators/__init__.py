@@ -19,19 +19,23 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from estimators.artefact import ArtefactError as ArtefactError
+    from estimators.distilled_density import distil as distil
     from estimators.estimator import Estimator as Estimator
     from estimators.estimator import Problem as Problem
     from estimators.posterior import Posterior as Posterior
+    from estimators.training_range import OutOfRangeWarning as OutOfRangeWarning
 
 __all__ = [
     "ArtefactError",
     "Estimator",
+    "OutOfRangeWarning",
     "Posterior",
     "Problem",
     "arguments",
     "available",
     "check",
     "create",
+    "distil",
     "load",
     "save",
 ]
@@ -41,6 +45,8 @@ _LAZY = {
     "Estimator": "estimators.estimator",
     "Posterior": "estimators.posterior",
     "Problem": "estimators.estimator",
+    "OutOfRangeWarning": "estimators.training_range",
+    "distil": "estimators.distilled_density",
 }
 
 

@@ -263,6 +263,9 @@ def sample(
     out: Annotated[Path, typer.Option(help="Where to write the draws, .npz.")],
     n: Annotated[int, typer.Option("-n", min=1, help="Draws.")] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    reweight: Annotated[
+        bool, typer.Option("--reweight", help="Weight by prior and likelihood, if there is one.")
+    ] = False,
     words: Annotated[list[str] | None, typer.Argument(metavar="[steps=N]")] = None,
 ) -> None:
     """Draw from the latest posterior for an observation."""
@@ -275,7 +278,7 @@ def sample(
             raise UsageError(f"{word!r}: valid here is steps=N with N >= 1")
         steps = int(value)
     observation = sampling.read_observation(obs)
-    theta = sampling.sample(_existing(output), observation, n, steps, seed, out)
+    theta = sampling.sample(_existing(output), observation, n, steps, seed, out, reweight)
     print(f"{out}: theta {theta.shape}")
 
 

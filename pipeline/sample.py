@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import UsageError
+from pipeline.progress import say
+from pipeline.reweight import reweighted
 from pipeline.run import Run
 
 
@@ -25,37 +31,69 @@ def read_observation(path: Path) -> dict[str, np.ndarray]:
 
 
 def sample(
-    run: Run, observation: dict[str, np.ndarray], n: int, steps: int | None, seed: int, out: Path
+    run: Run,
+    observation: dict[str, np.ndarray],
+    n: int,
+    steps: int | None,
+    seed: int,
+    out: Path,
+    reweight: bool = False,
 ) -> np.ndarray:
     """Draw from the run's latest posterior and write `theta`, `names` and `observation/*` to `out`.
+
+    With weights, `weights`, `ess`, `log_evidence` and `pareto_k` stand beside them.
 
     Args:
         observation: arrays of one observation, shaped as one simulation's outputs, or several along a first axis.
         n: draws for each observation.
         steps: network passes for a draw; none: the estimator's default.
         seed: of the draws.
+        reweight: weight the draws by prior and likelihood over their density.
 
     Returns:
         theta, shape (n, D) for one observation, (B, n, D) for several.
+
+    Raises:
+        UsageError: an observation, passes, or a simulator that do not fit.
     """
     import estimators
 
     posterior = estimators.load(run.training(run.latest) / "posterior")
     shapes = posterior.x_shapes
     single = _is_single(shapes, observation)
-    x = {name: value[None] if single else value for name, value in observation.items()}
-    x = _padded(shapes, x)
-    theta = posterior.sample(x, n, steps=steps, seed=seed).cpu().numpy()
-    theta = theta[0] if single else theta
+    several = {name: value[None] if single else value for name, value in observation.items()}
+    x = _padded(shapes, several)
+    with _warnings_said():
+        try:
+            if reweight:
+                drawn = asdict(reweighted(run, posterior, several, x, n, steps, seed))
+            else:
+                drawn = {"theta": posterior.sample(x, n, steps=steps, seed=seed).cpu().numpy()}
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    arrays = {name: values[0] if single else values for name, values in drawn.items()}
+    theta = arrays["theta"]
     buffer = io.BytesIO()
-    arrays = {f"observation/{name}": values for name, values in observation.items()}
-    arrays |= {"theta": theta, "names": np.array(posterior.names)}
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # the stubs see only allow_pickle
+    arrays |= {f"observation/{name}": values for name, values in observation.items()}
+    arrays["names"] = np.array(posterior.names)
+    np.savez(buffer, **arrays)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part")
     part.write_bytes(buffer.getvalue())
     os.replace(part, out)
     return theta
+
+
+@contextmanager
+def _warnings_said() -> Iterator[None]:
+    """Say warnings as the other messages of a command."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for message in dict.fromkeys(str(one.message) for one in caught):
+                say(f"sample: {message}")
 
 
 def _is_single(shapes: dict[str, tuple[int, ...]], observation: dict[str, np.ndarray]) -> bool:

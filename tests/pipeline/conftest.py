@@ -32,7 +32,15 @@ def wide(x, n, rng):
     return 2 * exact(x, n, rng)
 
 
-@simulator(prior={"a": Normal(0, 1), "b": Normal(0, 1)}, references={"exact": exact, "wide": wide})
+def log_likelihood(theta, x):
+    return -2 * np.sum((x["x"] - theta) ** 2, axis=1) - np.log(2 * np.pi / 4)
+
+
+@simulator(
+    prior={"a": Normal(0, 1), "b": Normal(0, 1)},
+    references={"exact": exact, "wide": wide},
+    log_likelihood=log_likelihood,
+)
 def gaussian(a, b, rng):
     if a > 1.5:
         raise RuntimeError(f"a = {a:.2f} is too large")
