@@ -14,7 +14,7 @@ import platform
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -43,6 +43,12 @@ class Grant:
         """Return what Ray calls these."""
         memory = None if self.memory is None else max(self.memory - OBJECT_STORE, 0)
         return {"num_cpus": self.cpus, "memory": memory, "num_gpus": self.gpus}
+
+
+def visible_gpus(environment: Mapping[str, str]) -> int:
+    """Return how many GPUs the batch system shows to this process."""
+    devices = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return len([device for device in devices if device.strip()])
 
 
 @dataclass(frozen=True)

@@ -24,17 +24,17 @@ HEAD = """\
 # Written by `sbiflow submit`, which writes it anew; to change it, change the configuration.
 """
 WATCH = """\
-stopping= work=
-trap 'stopping=USR1; kill -USR1 $work 2>/dev/null' USR1
-trap 'stopping=TERM; kill -USR1 $work 2>/dev/null' TERM
+stopping= signals=0 work=
+trap 'stopping=USR1 signals=$((signals + 1)); kill -USR1 $work 2>/dev/null' USR1
+trap 'stopping=TERM signals=$((signals + 1)); kill -USR1 $work 2>/dev/null' TERM
 """
 WORK = """\
 {command} &
 work=$!
 [ -z "$stopping" ] || kill -USR1 $work
-wait $work
-code=$?
-while [ $code -gt 128 ] && kill -0 $work 2>/dev/null; do  # a signal ended the waiting, not the work
+before=
+while [ "$before" != "$signals" ]; do  # a signal ends the waiting, not the work
+  before=$signals
   wait $work
   code=$?
 done

@@ -29,6 +29,15 @@ class Cluster:
         return by_cpus if not memory else min(by_cpus, int(self.memory / memory))
 
 
+def no_address(address: str | None, backend: str) -> None:
+    """Refuse an address for a backend that makes its own Ray."""
+    if address is not None:
+        raise ValueError(
+            f"cluster.address = {address!r} has no meaning for the backend {backend!r}; "
+            "use cluster.backend=existing"
+        )
+
+
 def usable_cpus() -> int:
     """Return the cores this process may use (Ray itself does not see a batch system's core set)."""
     return len(os.sched_getaffinity(0))

@@ -14,7 +14,7 @@ import yaml
 
 from cluster.allocation import Grant
 from cluster.batch import Job, State, call, gpus, known, seconds, size
-from cluster.connection import Cluster, attach, usable_cpus
+from cluster.connection import Cluster, attach, no_address, usable_cpus
 from cluster.existing import head_answers
 
 CHAINS = False
@@ -32,10 +32,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
         ValueError: an address was given.
         ConnectionError: there is no Ray here.
     """
-    if address is not None:
-        raise ValueError(
-            f"cluster.address = {address!r} has no meaning for the backend 'kubernetes'"
-        )
+    no_address(address, "kubernetes")
     with attach(head_answers, address="auto") as found:
         yield found
 

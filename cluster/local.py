@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cluster.connection import Cluster, attach, usable_cpus
+from cluster.connection import Cluster, attach, no_address, usable_cpus
 from cluster.host import LOOPBACK, bound_to, daemons_alive, folder
 
 OBJECT_STORE = 100 << 20  # bytes; simulations never travel through it
@@ -20,11 +20,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
     Raises:
         ValueError: an address was given.
     """
-    if address is not None:
-        raise ValueError(
-            f"cluster.address = {address!r} has no meaning for the backend 'local'; "
-            "use cluster.backend=existing"
-        )
+    no_address(address, "local")
     with (
         bound_to(LOOPBACK),
         folder() as place,

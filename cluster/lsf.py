@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.allocation import AGENTS, FOLDER, Grant, inside
+from cluster.allocation import AGENTS, FOLDER, Grant, inside, visible_gpus
 from cluster.batch import (
     MEMORY,
     STOPPED,
@@ -27,7 +27,7 @@ from cluster.batch import (
     seconds,
     size,
 )
-from cluster.connection import Cluster, usable_cpus
+from cluster.connection import Cluster, no_address, usable_cpus
 
 CHAINS = True
 WORDS = (
@@ -66,8 +66,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
         ValueError: an address was given.
         ConnectionError: this is no LSF job, or a node did not come.
     """
-    if address is not None:
-        raise ValueError(f"cluster.address = {address!r} has no meaning for the backend 'lsf'")
+    no_address(address, "lsf")
     if "LSB_MCPU_HOSTS" not in os.environ:
         raise ConnectionError("cluster.backend=lsf works inside an LSF job: use `sbiflow submit`")
     with inside(granted(os.environ), len(_slots(os.environ))) as found:
@@ -78,9 +77,8 @@ def granted(environment: Mapping[str, str]) -> Grant:
     """Return what LSF granted on this node; the script tells the memory."""
     slots, here = _slots(environment), socket.gethostname()
     cpus = slots.get(here) or slots.get(here.partition(".")[0]) or min(slots.values(), default=1)
-    devices = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    granted_memory = int(environment.get(MEMORY) or 0) or None
-    return Grant(min(cpus, usable_cpus()), granted_memory, len([d for d in devices if d.strip()]))
+    limit = int(environment.get(MEMORY) or 0) or None
+    return Grant(min(cpus, usable_cpus()), limit, visible_gpus(environment))
 
 
 def _slots(environment: Mapping[str, str]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.allocation import AGENTS, FOLDER, Grant, inside
+from cluster.allocation import AGENTS, FOLDER, Grant, inside, visible_gpus
 from cluster.batch import (
     MEMORY,
     STOPPED,
@@ -29,7 +29,7 @@ from cluster.batch import (
     seconds,
     size,
 )
-from cluster.connection import Cluster, usable_cpus
+from cluster.connection import Cluster, no_address, usable_cpus
 
 CHAINS = False
 WORDS = ("account", "cpus-per-task", "exclusive", "gres", "mem", "nodes", "partition", "time")
@@ -65,8 +65,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
         ValueError: an address was given.
         ConnectionError: this is no PBS job, or a node did not come.
     """
-    if address is not None:
-        raise ValueError(f"cluster.address = {address!r} has no meaning for the backend 'pbs'")
+    no_address(address, "pbs")
     if "PBS_NODEFILE" not in os.environ:
         raise ConnectionError("cluster.backend=pbs works inside a PBS job: use `sbiflow submit`")
     nodes = set(Path(os.environ["PBS_NODEFILE"]).read_text(encoding="utf-8").split())
@@ -76,10 +75,8 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
 
 def granted(environment: Mapping[str, str]) -> Grant:
     """Return what PBS granted on this node; the script tells the memory."""
-    devices = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    count = len([device for device in devices if device.strip()])
     cpus = min(int(environment.get("NCPUS", "1")), usable_cpus())
-    return Grant(cpus, int(environment.get(MEMORY) or 0) or None, count)
+    return Grant(cpus, int(environment.get(MEMORY) or 0) or None, visible_gpus(environment))
 
 
 def script(job: Job) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cluster.allocation import AGENTS, FOLDER, Grant, inside
 from cluster.batch import STOPPED, Job, State, body, call, head, quoted
-from cluster.connection import Cluster, usable_cpus
+from cluster.connection import Cluster, no_address, usable_cpus
 
 CHAINS = True  # a job can wait for another's success
 LIVE = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "STAGE_OUT"}
@@ -48,8 +48,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
         ValueError: an address was given.
         ConnectionError: this is no SLURM job, or a node did not come.
     """
-    if address is not None:
-        raise ValueError(f"cluster.address = {address!r} has no meaning for the backend 'slurm'")
+    no_address(address, "slurm")
     if "SLURM_JOB_ID" not in os.environ:
         raise ConnectionError(
             "cluster.backend=slurm works inside a SLURM job: use `sbiflow submit`, or cluster.backend=local"
