@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_agent_register_timeout_ms": "300000",  # else 30 s, too few on a cold file system
+    "RAY_worker_register_timeout_seconds": "300",
     "RAY_task_events_shutdown_flush_timeout_ms": "500",  # else 5 s, if Ray is dead when we leave
     "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",  # said on stdout; we report deaths
 }
