@@ -43,26 +43,6 @@ def test_arguments_are_the_configuration() -> None:
     assert "problem" not in estimators.arguments("nsf")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"theta": THETA[:, 0]}, "theta has shape"),
-        ({"theta": THETA[:0]}, "empty"),
-        ({"theta": np.where(THETA > 0, np.nan, THETA)}, "theta holds NaN"),
-        ({"x": {}}, "no arrays"),
-        ({"x": {"x": X["x"][:5]}}, r"x\['x'\] has 5 rows, theta has 10"),
-        ({"x": {"x": np.full((10, 1), np.inf)}}, r"x\['x'\] holds"),
-        ({"low": [0.0, 3.0], "high": [1.0, 2.0]}, "'theta1': low 3.0 is not below high 2.0"),
-        ({"low": [0.0]}, "low has shape"),
-        ({"names": ["a"]}, "1 names"),
-    ],
-)
-def test_bad_rows(change: dict, message: str) -> None:
-    given = {"theta": THETA, "x": X, **change}
-    with pytest.raises(ValueError, match=message):
-        estimators.create("cmpe", **given)
-
-
 def test_names_are_known_without_torch() -> None:
     program = "import sys, estimators; estimators.available(); assert 'torch' not in sys.modules"
     root = Path(estimators.__file__).parents[1]
