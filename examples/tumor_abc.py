@@ -30,7 +30,7 @@ DEFAULTS = {
 }
 REPLICATES = 100
 POPULATION = 120
-SIMULATIONS = 4_000
+SIMULATIONS = 3_000
 
 
 def replicates(model: simulators.Simulator, n: int) -> dict[str, np.ndarray]:

@@ -180,20 +180,21 @@ class ActorSampler(pyabc.sampler.Sampler):
     def sample_until_n_accepted(
         self, n: int, simulate_one: Callable[[], Particle], t: int, **_: Any
     ) -> Sample:
-        """Return the sample of generation t, not `ok` if the simulations do not suffice."""
+        """Return the sample of generation t, not `ok` if it is given up: too few simulations, or a stop."""
         spent = sum(count.total() for count in self.counts)
         generation = Generation(n, pickled(simulate_one), t, self.most - spent)
         self._units, self._deaths = {}, Counter()
         sample: Sample = self._create_empty_sample()
         label = "accepted in the calibration" if t < 0 else f"accepted in generation {t}"
         with Progress("abc", n, label) as progress:
-            while not (generation.complete or generation.exhausted):
-                self._stopping.check("abc")
+            while not (generation.complete or generation.exhausted or self._stopping.requested):
                 self._feed(generation, sample.record_rejected)
                 for answer in self.crew.collect(POLL):
                     self._take(generation, answer)
                 self._look(generation)
                 progress.update(generation.in_order, f"{generation.size} simulations")
+        if t < 0:  # without a calibration there is nothing to go on with
+            self._stopping.check("abc")
         counted = generation.counted()
         self.counts.append(Counter(verdict.outcome for verdict in counted))
         self.nr_evaluations_ = len(counted)

@@ -17,7 +17,7 @@ import cluster
 from cluster.preflight import facts
 from pipeline.abc.model import Model, Prior
 from pipeline.abc.sampler import STREAM, ActorSampler
-from pipeline.errors import UsageError
+from pipeline.errors import Stopped, UsageError
 from pipeline.simulation.actor import DISTRIBUTIONS, PACKAGES, Job
 from pipeline.simulation.crew import Crew, pickled
 from pipeline.simulation.task import Simulation
@@ -133,16 +133,20 @@ def abc_smc(
         timeout: seconds for one simulation.
         max_failed: share of simulations that may fail.
         backend, address: where Ray comes from, as in `cluster.connect`.
-        stop: polled; a request raises `Stopped`.
+        stop: polled; a request raises `Stopped`, after the last complete generation was kept.
 
     Raises:
-        UsageError: the observation lacks an output, or not one generation was within `simulations`.
+        UsageError: the observation is empty or not finite, or not one generation was within `simulations`.
         TooManyFailed: more than `max_failed` of the simulations failed.
         PipelineError: Ray died. What `distance` raises is passed on.
     """
     if not x or not all(np.isfinite(value).all() for value in x.values()):
         raise UsageError(f"the observation must be finite; it has {', '.join(x) or 'no outputs'}")
-    target = Path(folder)
+    if simulations < 2 * population:  # the calibration needs as many as a generation
+        raise UsageError(
+            f"simulations={simulations:g} are too few: population={population} needs {2 * population}"
+        )
+    target, stopping = Path(folder), stop or Stop()
     target.mkdir(parents=True, exist_ok=True)
     logging.getLogger("ABC").setLevel(logging.WARNING)
     job = Simulation(simulator, seed, STREAM, 1, timeout)
@@ -153,7 +157,7 @@ def abc_smc(
         crew = Crew(
             _job(job, Path(notes).resolve()), workers or max(1, rays.room(1, None)), 1, None
         )
-        sampler = ActorSampler(crew, seed, rays.alive, stop or Stop(), simulations, max_failed)
+        sampler = ActorSampler(crew, seed, rays.alive, stopping, simulations, max_failed)
         smc = pyabc.ABCSMC(
             Model(simulator, timeout),
             Prior(simulator.prior),
@@ -168,11 +172,14 @@ def abc_smc(
         finally:
             crew.dismiss()
     if history.max_t < 0:
+        stopping.check("abc")
         raise UsageError(
-            f"simulations={simulations:g} do not suffice for a generation of {population}"
+            f"simulations={simulations:g} are too few for a generation of {population}"
         )
     result = _result(simulator, history, sampler)
     result.save(target / "draws.npz")
+    if stopping.requested:
+        raise Stopped(f"abc stopped by {stopping.reason}; {target} holds the last generation")
     return result
 
 

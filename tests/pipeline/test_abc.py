@@ -13,9 +13,11 @@ import pytest
 
 import cluster
 import simulators
+from examples import tumor_abc
 from pipeline.abc import AbcResult, abc_smc, standardised_squares
 from pipeline.abc.model import Prior
-from pipeline.errors import TooManyFailed, UsageError
+from pipeline.errors import Stopped, TooManyFailed, UsageError
+from pipeline.stop import Stop
 from simulators import LogUniform, Normal, Uniform, simulator
 from simulators.prior import Independent, MultivariateNormal
 
@@ -116,8 +118,29 @@ def test_a_budget_is_kept(tmp_path: Path) -> None:
     result = gaussian(tmp_path, population=30, generations=20, simulations=300)
     assert sum(result.simulations.values()) <= 300
     assert 1 < len(result.epsilon) < 20
-    with pytest.raises(UsageError, match="simulations=40 do not suffice for a generation of 30"):
+    with pytest.raises(UsageError, match="simulations=40 are too few"):
         gaussian(tmp_path / "less", population=30, simulations=40)
+
+
+def test_a_stop_is_obeyed(tmp_path: Path) -> None:
+    stop = Stop()
+    stop.request("SIGTERM")
+    with pytest.raises(Stopped, match="SIGTERM"):
+        gaussian(tmp_path, stop=stop)
+    assert not (tmp_path / "draws.npz").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_default_tumour_is_recovered(tmp_path: Path) -> None:
+    """The example's posterior: every default lies in its central 95 %, growth and matrix are learned."""
+    result = tumor_abc.infer(tmp_path)
+    assert len(result.epsilon) == 6
+    low, high = result.quantile(np.array([0.025, 0.975]))
+    defaults = np.array([tumor_abc.DEFAULTS[name] for name in result.names])
+    assert ((low <= defaults) & (defaults <= high)).all()
+    assert np.log10(high / low)[0] < 0.6  # of the prior's 1.9 in its central 95 %
+    assert sum(result.simulations.values()) == result.simulations["ok"] <= tumor_abc.SIMULATIONS
 
 
 def test_bad_observation_is_refused(tmp_path: Path) -> None:
