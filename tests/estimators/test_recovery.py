@@ -1,0 +1,87 @@
+"""Every estimator finds the closed-form posterior of `gaussian_linear`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import estimators
+import simulators
+from estimators.estimator import Estimator
+from evaluation.c2st import c2st_batch
+
+FAST = {  # settings and steps of the optimiser
+    "acf": ("acf", {"transforms": 2, "hidden": [32], "dropout": 0.0}, 300),
+    "ensemble": (
+        "ensemble",
+        {"member": "acf", "members": 2, "arguments": {"transforms": 1, "hidden": [32]}},
+        300,
+    ),
+    "nsf_autoregressive": ("nsf_autoregressive", {"transforms": 1, "hidden": [32]}, 300),
+}
+SLOW = {
+    "acf": ("acf", {}, 2000),
+    "cmpe": ("cmpe", {"gain": 1.0}, 10_000),
+    "cmpe-adaptive": ("cmpe", {"gain": 1.0, "network": "adaptive_mlp"}, 10_000),
+    "ensemble": ("ensemble", {"member": "fmpe", "members": 2}, 4000),
+    "fmpe": ("fmpe", {}, 6000),
+    "fmpe-transformer": ("fmpe", {"network": "transformer"}, 4000),
+    "nsf": ("nsf", {"transforms": 3, "bins": 8}, 2000),
+    "nsf_autoregressive": ("nsf_autoregressive", {}, 2000),
+}
+
+
+def simulate(dim: int, n: int, seed: int) -> tuple[Any, np.ndarray, dict[str, np.ndarray]]:
+    simulator = simulators.load("gaussian_linear", dim=dim)
+    rng = np.random.default_rng(seed)
+    theta = simulator.prior.sample(rng, n)
+    return simulator, theta, simulator.simulate_block(theta, rng)
+
+
+def fit(
+    name: str, arguments: dict, steps: int, theta: np.ndarray, x: dict[str, np.ndarray]
+) -> Estimator:
+    torch.manual_seed(0)
+    estimator = estimators.create(name, theta, x, **arguments)
+    rows = torch.tensor(theta).float(), {k: torch.tensor(v).float() for k, v in x.items()}
+    optimiser = torch.optim.AdamW(estimator.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for step in range(steps):
+        at = torch.randint(len(theta), (256,))
+        optimiser.zero_grad()
+        estimator.loss(rows[0][at], {k: v[at] for k, v in rows[1].items()}, step / steps).backward()
+        optimiser.step()
+        schedule.step()
+    return estimator.eval()
+
+
+@pytest.mark.parametrize("case", FAST)
+def test_density_and_draws_are_about_those_of_the_posterior(case: str) -> None:
+    """theta | x ~ N(x / 2, 0.05 I)."""
+    name, arguments, steps = FAST[case]
+    _, theta, x = simulate(2, 4000, seed=0)
+    posterior = fit(name, arguments, steps, theta, x).posterior()
+    _, truth, observed = simulate(2, 50, seed=1)
+    draws = posterior.sample(observed, 1000, seed=0).numpy()
+    assert np.abs(draws.mean(1) - observed["x"] / 2).mean() < 0.03
+    assert draws.std(1).mean() == pytest.approx(math.sqrt(0.05), rel=0.1)
+    ours = posterior.log_prob(truth[:, None], observed)[:, 0].double()
+    exact = torch.distributions.Normal(torch.tensor(observed["x"]) / 2, math.sqrt(0.05))
+    assert (exact.log_prob(torch.tensor(truth)).sum(1) - ours).mean().abs() < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SLOW)
+def test_a_classifier_hardly_tells_draws_from_the_posterior(case: str) -> None:
+    name, arguments, steps = SLOW[case]
+    simulator, theta, x = simulate(3, 20_000, seed=0)
+    posterior = fit(name, arguments, steps, theta, x).posterior()
+    _, _, observed = simulate(3, 10, seed=1)
+    rng = np.random.default_rng(2)
+    reference = [simulator.reference({"x": row}, 1000, rng) for row in observed["x"]]
+    draws = posterior.sample(observed, 1000, seed=0).double().numpy()
+    assert c2st_batch(np.stack(reference), draws).mean() <= 0.55
