@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,12 +24,11 @@ from pipeline.simulation.crew import Crew, pickled
 from pipeline.simulation.ledger import Ledger
 from pipeline.simulation.session import Session
 from pipeline.simulation.task import Simulation
+from pipeline.size import read_bytes
 from pipeline.stop import Stop
 from pipeline.store import Outcome, Store
 
 RETRIES = ("all", "failed", "invalid", "timeout")
-UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -143,7 +141,7 @@ def _work(
         ledger.create(None)
         return Spent()
     budget = int(config.budget if stream == "train" else config.test)
-    memory = _bytes(config.simulate.memory)
+    memory = None if config.simulate.memory is None else read_bytes(config.simulate.memory)
     with connected(config) as rays, _notes(run) as notes:
         size = _workers(config.simulate, rays, memory, len(np.unique(wanted // simulation.block)))
         crew = Crew(_job(simulation, notes), size, config.simulate.cpus, memory)
@@ -208,20 +206,6 @@ def _workers(settings: Any, rays: Cluster, memory: float | None, keys: int) -> i
             f"and {rays.memory / 1e9:.1f} GB on {rays.nodes} node(s), room for {room}"
         )
     return min(asked, keys)
-
-
-def _bytes(size: str | int | None) -> float | None:
-    """Read `2GB`, `512 MiB` or a number of bytes."""
-    if size is None:
-        return None
-    match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?I?B?)\s*", str(size).upper())
-    try:
-        number = float(match[1]) * UNITS[match[2]] if match else 0.0
-    except (ValueError, KeyError):
-        number = 0.0
-    if number <= 0:
-        raise UsageError(f"simulate.memory = {size!r}: valid are bytes, or like '512MB' and '2GiB'")
-    return number
 
 
 def _outcomes(retry: str | None) -> tuple[Outcome, ...]:

@@ -31,7 +31,7 @@ def check(config: Config, run: Run, job: Job) -> None:
         if job.stage in ("simulate", "run"):
             _check_room(config, job)
         if job.nodes > 1 and job.node is None:
-            raise UsageError(f"{job.stage}: nodes={job.nodes}, but this work uses one node")
+            raise UsageError(f"nodes={job.nodes}, but this work uses one node")
     except ValueError as error:
         raise UsageError(f"{job.stage}: {error}") from None
     if not config.cluster.shared:
@@ -42,9 +42,9 @@ def check(config: Config, run: Run, job: Job) -> None:
 
 
 def _check_time(job: Job) -> None:
-    if "time" in job.options and seconds(job.options["time"]) <= job.notice:
+    if "time" in job.options and 0 < seconds(job.options["time"]) <= job.notice:  # 0: no limit
         raise UsageError(
-            f"{job.stage}: time={job.options['time']} leaves nothing before the notice of "
+            f"time={job.options['time']} leaves nothing before the notice of "
             f"cluster.notice={job.notice} seconds"
         )
 
