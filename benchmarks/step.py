@@ -40,7 +40,7 @@ def measure(
     rows = torch.tensor(theta[:batch]).float()
     x = {"x": torch.tensor(data["x"][:batch]).float()}
     model.train()
-    weights = Weights(model, decay=0.999)
+    weights = Weights(model.parameters(), decay=0.999)
 
     def step() -> None:
         model.loss(rows, x, 0.99).backward()

@@ -24,20 +24,20 @@ Models (2023), arXiv 2310.14189.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from estimators.estimator import Estimator, Problem, within
+from estimators.consistency import ConsistencyEstimator, log_normal_shares
+from estimators.estimator import Problem, within
 from estimators.network import free_form_network
 from estimators.network.time import LogTimeFeatures
 
 
-class CMPE(Estimator):
+class CMPE(ConsistencyEstimator):
     """Posterior estimator by consistency training with a free-form network.
 
     Arguments:
@@ -62,7 +62,6 @@ class CMPE(Estimator):
     """
 
     c: Tensor
-    steps: int
 
     def __init__(
         self,
@@ -160,14 +159,6 @@ class CMPE(Estimator):
         head = torch.stack([t, skip, self.sigma * late * spread, self.gain * spread], dim=1)
         return torch.cat([head, self.features(t)], dim=1)
 
-    def grid(self, intervals: int) -> Tensor:
-        """Return the increasing times t_0 = epsilon ... t_N = T, shape (N + 1,), float64."""
-        low, high = self.epsilon ** (1 / self.rho), self.T ** (1 / self.rho)
-        share = torch.arange(intervals + 1, dtype=torch.float64) / intervals
-        t = (low + share * (high - low)) ** self.rho
-        t[0], t[-1] = self.epsilon, self.T  # free of rounding: f is the identity at epsilon
-        return t
-
     def stage(self, progress: float, device: torch.device) -> Stage:
         """Return the discretisation at this share of training."""
         doublings = math.log2(self.s1 / self.s0)
@@ -177,52 +168,9 @@ class CMPE(Estimator):
             self._stages[key] = Stage(self, intervals, device)
         return self._stages[key]
 
-    def draw(
-        self,
-        context: Tensor,
-        generator: torch.Generator,
-        steps: int | Sequence[float] | None,
-    ) -> Tensor:
-        times = self.times(self.steps if steps is None else steps)
-        columns = self.columns(torch.tensor(times, device=context.device))
-        context = self.gain * context
-        u = times[0] * self.noise(context, generator)
-        for k, t in enumerate(times):
-            if k:
-                added = math.sqrt(t**2 - self.epsilon**2)
-                u = u + added * self.noise(context, generator)
-            u = self.consistency(u, context, columns[k].expand(len(u), -1))
-        return u
-
-    def push(self, z: Tensor, context: Tensor, steps: int | Sequence[float] | None) -> Tensor:
-        times = self.times(self.steps if steps is None else steps)
-        if len(times) > 1:
-            raise NotImplementedError(
-                f"{len(times)} passes add noise in between and leave no density: take a single pass "
-                "(steps=1), or fit a density to the draws with estimators.distil()"
-            )
-        columns = self.columns(torch.tensor(times, device=z.device)).expand(len(z), -1)
-        return self.consistency(times[0] * z, self.gain * context, columns)
-
-    def times(self, steps: int | Sequence[float]) -> list[float]:
-        """Return the decreasing times at which a draw passes through the network.
-
-        Arguments:
-            steps: the number of passes, or the times themselves.
-
-        Raises:
-            ValueError: no pass, or times that leave [epsilon, T] or do not decrease.
-        """
-        if isinstance(steps, int):
-            within("steps", steps, 1, integer=True)
-            return self.grid(steps).flip(0)[:-1].tolist()
-        times = [float(t) for t in steps]
-        falling = all(a > b for a, b in itertools.pairwise(times))
-        if not times or not falling or times[0] > self.T or times[-1] < self.epsilon:
-            raise ValueError(
-                f"steps = {times} are no decreasing times in [{self.epsilon}, {self.T}]"
-            )
-        return times
+    def jump(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
+        columns = self.columns(t).expand(len(noisy), -1)
+        return self.consistency(noisy, self.gain * context, columns)
 
 
 class Stage:
@@ -236,8 +184,7 @@ class Stage:
 
     def __init__(self, model: CMPE, intervals: int, device: torch.device) -> None:
         t = model.grid(intervals)
-        cumulative = torch.erf((t.log() - model.p_mean) / (math.sqrt(2) * model.p_std))
-        probability = cumulative.diff() / (cumulative[-1] - cumulative[0])
+        probability = log_normal_shares(t, model.p_mean, model.p_std)
         inverse = 1 / t.diff()
         # The mean weight is 1 in every stage, so that one learning rate suits them all.
         self.weights = (inverse / (inverse * probability).sum()).float().to(device)

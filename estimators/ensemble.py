@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from estimators.estimator import Estimator, Problem, within
+from estimators.estimator import Estimator, Phase, Problem, within
 from estimators.registry import build
 from estimators.summary.base import Summary
 
@@ -61,6 +61,18 @@ class Ensemble(Estimator):
         self.range.fit(x)
         for member in self._members():
             member.standardise(theta, x)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        together = zip(*(member.phases for member in self._members()), strict=True)
+        return tuple(
+            Phase(same[0].name, same[0].share, [p for phase in same for p in phase.parameters])
+            for same in together
+        )
+
+    def begin(self, phase: int) -> None:
+        for member in self._members():
+            member.begin(phase)
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
         return torch.stack([m.loss(theta, x, progress) for m in self._members()]).mean()

@@ -92,6 +92,21 @@ class Problem:
         return problem, rows, outputs
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with an optimiser and a learning-rate schedule of its own.
+
+    Attributes:
+        name: for people.
+        share: of all steps; the shares of the phases add up to 1.
+        parameters: what is trained, on the device the module was on when asked.
+    """
+
+    name: str
+    share: float
+    parameters: list[nn.Parameter]
+
+
 class Estimator(nn.Module):
     """Base class: standardisation, the summary of x, and the way to a posterior.
 
@@ -130,6 +145,14 @@ class Estimator(nn.Module):
             problem.x, problem.preprocessing, summary, summary_arguments or {}
         )
         self.range = TrainingRange(problem.x)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases of training, in order; `progress` in `loss` runs through all of them."""
+        return (Phase("training", 1.0, list(self.parameters())),)
+
+    def begin(self, phase: int) -> None:
+        """Prepare a phase; the weights of the phase before are at their moving averages."""
 
     @property
     def floats(self) -> int:

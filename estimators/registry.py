@@ -21,8 +21,10 @@ GROUP = "sbiflow.estimators"
 TABLE = {
     "acf": "estimators.acf:ACF",
     "cmpe": "estimators.cmpe:CMPE",
+    "cmpe_distilled": "estimators.cmpe_distilled:CMPEDistilled",
     "ensemble": "estimators.ensemble:Ensemble",
     "fmpe": "estimators.fmpe:FMPE",
+    "npse": "estimators.npse:NPSE",
     "nsf": "estimators.nsf:NSF",
     "nsf_autoregressive": "estimators.nsf_autoregressive:AutoregressiveNSF",
 }

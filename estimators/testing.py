@@ -51,13 +51,16 @@ def make(name: str, **arguments: Any) -> Estimator:
 
 def trained(name: str, **arguments: Any) -> Estimator:
     """Return an estimator after a few optimiser steps, so that no weight is at its start."""
-    estimator = make(name, **arguments)
-    optimiser = torch.optim.Adam(estimator.parameters(), lr=1e-2)
-    for step in range(20):
-        theta, x = _tensors(*rows(64, seed=step))
-        optimiser.zero_grad()
-        estimator.loss(theta, x, step / 20).backward()
-        optimiser.step()
+    estimator, done = make(name, **arguments), 0.0
+    for number, phase in enumerate(estimator.phases):
+        estimator.begin(number)
+        optimiser = torch.optim.Adam(phase.parameters, lr=1e-2)
+        for step in range(20):
+            theta, x = _tensors(*rows(64, seed=step))
+            optimiser.zero_grad()
+            estimator.loss(theta, x, done + phase.share * step / 20).backward()
+            optimiser.step()
+        done += phase.share
     return estimator
 
 
@@ -84,15 +87,25 @@ def loss_depends_on_its_arguments_alone(name: str, **arguments: Any) -> None:
 
 
 def gradient_reaches_every_parameter(name: str, **arguments: Any) -> None:
-    """Every parameter gets a finite gradient that is not zero everywhere."""
-    estimator = trained(name, **arguments)
-    estimator.zero_grad()
+    """Every parameter gets a finite gradient that is not zero everywhere, and only in its phase."""
+    estimator, done = trained(name, **arguments), 0.0
+    keys = {parameter: key for key, parameter in estimator.named_parameters()}
     theta, x = _tensors(*rows())
-    estimator.loss(theta, x, 1.0).backward()
-    for key, parameter in estimator.named_parameters():
-        assert parameter.grad is not None, f"{key} gets no gradient"
-        assert parameter.grad.isfinite().all(), f"{key} gets a gradient that is not finite"
-        assert parameter.grad.abs().sum() > 0, f"{key} gets a gradient of zero"
+    left = set(keys)
+    for phase in estimator.phases:
+        estimator.zero_grad()
+        estimator.loss(theta, x, done + 0.99 * phase.share).backward()
+        for parameter in phase.parameters:
+            key = keys[parameter]
+            assert parameter.grad is not None, f"{key} gets no gradient"
+            assert parameter.grad.isfinite().all(), f"{key} gets a gradient that is not finite"
+            assert parameter.grad.abs().sum() > 0, f"{key} gets a gradient of zero"
+        for parameter in keys.keys() - set(phase.parameters):
+            assert parameter.grad is None, f"{keys[parameter]} gets a gradient in {phase.name}"
+        left -= set(phase.parameters)
+        done += phase.share
+    assert not left, f"{sorted(keys[parameter] for parameter in left)} are in no phase"
+    assert abs(done - 1) < 1e-9, f"the phases' shares add up to {done}"
 
 
 def extreme_input_keeps_the_loss_finite(name: str, **arguments: Any) -> None:

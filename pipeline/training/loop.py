@@ -7,6 +7,7 @@ step k does what it would have done.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -49,12 +50,13 @@ class Recipe:
     amp: bool
     seed: int
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step, 0 for the first."""
-        warm = self.warmup * self.steps
+    def rate(self, step: int, steps: int | None = None) -> float:
+        """Return the learning rate of a step of K = `steps`, 0 for the first."""
+        steps = self.steps if steps is None else steps
+        warm = self.warmup * steps
         if step < warm:
             return self.learning_rate * (step + 1) / math.ceil(warm)
-        share = (step - warm) / (self.steps - warm)
+        share = (step - warm) / (steps - warm)
         return self.learning_rate * (1 + math.cos(math.pi * share)) / 2
 
 
@@ -107,8 +109,10 @@ class Loop:
     def __init__(self, estimator: Estimator, recipe: Recipe, validation: Batch, team: Team) -> None:
         self.estimator, self.recipe, self.team = estimator, recipe, team
         self.validation = validation
-        self.weights = Weights(estimator, recipe.ema)
         self.step = 0
+        self.phase = 0
+        self.weights = Weights(estimator.phases[0].parameters, recipe.ema)
+        self._ends = _ends([phase.share for phase in estimator.phases], recipe.steps)
         self.seconds = 0.0
         self.curves: list[dict[str, Any]] = []
         self.best_loss: float | None = None
@@ -123,8 +127,9 @@ class Loop:
 
     @property
     def finished(self) -> bool:
-        patience = self.recipe.patience
-        return self.step >= self.recipe.steps or (patience is not None and self.waiting >= patience)
+        patience, last = self.recipe.patience, self.phase == len(self._ends) - 1
+        early = patience is not None and self.waiting >= patience
+        return self.step >= self.recipe.steps or (last and early)
 
     def run(self, batches: Iterator[Batch], keeper: Keeper) -> bool:
         """Train until finished (True) or told to stop (False).
@@ -152,14 +157,30 @@ class Loop:
 
     def finish(self) -> None:
         """Put the final weights into the estimator: the best if stopping was early, else the average."""
+        self._settle()
+        self.estimator.eval()
+
+    def _settle(self) -> None:
         if self.best is not None:
             self.estimator.load_state_dict(self.best)
         else:
-            torch._foreach_copy_(self.weights.values, self.weights.average)
-        self.estimator.eval()
+            self.weights.settle()
+
+    def _begin(self, phase: int) -> None:
+        """End a phase with its final weights; the next has an optimiser and a schedule of its own."""
+        self._settle()
+        self.phase, self.best, self.best_loss, self.waiting = phase, None, None, 0
+        self.estimator.begin(phase)
+        self.weights = Weights(self.estimator.phases[phase].parameters, self.recipe.ema)
+
+    def _rate(self, step: int) -> float:
+        start = self._ends[self.phase - 1] if self.phase else 0
+        return self.recipe.rate(step - start, self._ends[self.phase] - start)
 
     def _advance(self, batch: Batch) -> None:
         recipe, step = self.recipe, self.step
+        if step >= self._ends[self.phase]:
+            self._begin(self.phase + 1)
         batch = batch.to(self.team.device)
         self._generator.manual_seed(mix(recipe.seed, TRAINING, step, self.team.rank))
         with self._precision():
@@ -167,8 +188,10 @@ class Loop:
         loss.backward()
         gradients = self.weights.gradients()
         self.team.mean(gradients)
-        rate = recipe.rate(step)
-        self.weights.step(gradients, rate, recipe.weight_decay, recipe.clip, step)
+        start = self._ends[self.phase - 1] if self.phase else 0
+        self.weights.step(
+            gradients, self._rate(step), recipe.weight_decay, recipe.clip, step - start
+        )
         self._pending.append(loss.detach())
         self.step = step + 1
 
@@ -194,7 +217,7 @@ class Loop:
     def _diverged(self, what: str, step: int) -> PipelineError:
         return PipelineError(
             f"training diverged: {what} in step {step} of {self.recipe.steps}, at learning rate "
-            f"{self.recipe.rate(step):.3g}; the last good state is kept. A smaller "
+            f"{self._rate(step):.3g}; the last good state is kept. A smaller "
             "train.learning_rate, train.clip or train.warmup may help"
         )
 
@@ -208,7 +231,7 @@ class Loop:
                 "step": self.step,
                 "train": self._sum / max(self._count, 1),
                 "validation": loss if math.isfinite(loss) else None,
-                "learning_rate": self.recipe.rate(self.step - 1),
+                "learning_rate": self._rate(self.step - 1),
                 "seconds": round(self.seconds, 3),
             }
         )
@@ -223,14 +246,19 @@ class Loop:
                 self.best = {name: value.detach().clone() for name, value in state.items()}
 
     def _validation_loss(self) -> float:
-        """Return the mean loss of the averaged weights at progress 1, with fixed random numbers."""
+        """Return the mean loss of the averaged weights, with fixed random numbers.
+
+        Progress is that of the phase's end, so that the losses of a phase can be compared.
+        """
         n, total = len(self.validation.theta), 0.0
+        last = self.phase == len(self._ends) - 1
+        progress = 1.0 if last else (self._ends[self.phase] - 1) / self.recipe.steps
         self._generator.manual_seed(mix(self.recipe.seed, VALIDATION))
         self.estimator.eval()
         with self.weights.averaged(), torch.no_grad(), self._precision():
             for rows in torch.arange(n).split(VALIDATION_BATCH):
                 batch = self.validation.take(rows).to(self.team.device)
-                total += len(rows) * float(self.estimator.loss(batch.theta, batch.x, 1.0))
+                total += len(rows) * float(self.estimator.loss(batch.theta, batch.x, progress))
         self.estimator.train()
         return total / n
 
@@ -244,6 +272,7 @@ class Loop:
             raise self._diverged("a weight is not finite", self.step - 1)
         return {
             "step": self.step,
+            "phase": self.phase,
             "seconds": self.seconds,
             "module": self.estimator.state_dict(),
             "weights": self.weights.state(),
@@ -258,7 +287,17 @@ class Loop:
     def load(self, state: dict[str, Any]) -> None:
         """Continue from a state."""
         self.estimator.load_state_dict(state["module"])
-        self.weights.load(state["weights"], state["step"])
+        self.phase = state["phase"]
+        start = self._ends[self.phase - 1] if self.phase else 0
+        self.weights = Weights(self.estimator.phases[self.phase].parameters, self.recipe.ema)
+        self.weights.load(state["weights"], state["step"] - start)
         for name in ("step", "seconds", "best", "best_loss", "waiting", "curves"):
             setattr(self, name, state[name])
         self._sum, self._count = state["sum"], state["count"]
+
+
+def _ends(shares: list[float], steps: int) -> list[int]:
+    """Return the step behind the last of each phase."""
+    return [math.ceil(total * steps - 1e-6) for total in itertools.accumulate(shares[:-1])] + [
+        steps
+    ]

@@ -6,7 +6,7 @@ network the bookkeeping of an optimiser object costs as much as the update.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class Weights:
-    """Trainable parameters w of a module with their moments and their moving average a.
+    """Trainable parameters w with their moments and their moving average a.
 
         a_k = d_k a_{k-1} + (1 - d_k) w_k,   d_k = min(d, (1 + k) / (10 + k))
 
@@ -26,12 +26,12 @@ class Weights:
     Reference: Decoupled Weight Decay Regularization (Loshchilov and Hutter 2019), arXiv 1711.05101.
 
     Arguments:
-        module: the module; its parameters are changed in place.
+        parameters: what is trained; changed in place.
         decay: d in [0, 1); 0 keeps no average.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
+        self.parameters = [p for p in parameters if p.requires_grad]
         self.values = [p.detach() for p in self.parameters]  # the same memory
         self.decay = decay
         self.average = [value.clone() for value in self.values] if decay else self.values
@@ -84,7 +84,7 @@ class Weights:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Put the average into the module for a while."""
+        """Put the average into the parameters for a while."""
         if not self.decay:
             yield
             return
@@ -94,6 +94,10 @@ class Weights:
             yield
         finally:
             torch._foreach_copy_(self.values, kept)
+
+    def settle(self) -> None:
+        """Put the average into the parameters for good."""
+        torch._foreach_copy_(self.values, self.average)
 
     def finite(self) -> bool:
         """Say whether no weight is NaN or infinite."""

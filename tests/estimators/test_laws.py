@@ -17,6 +17,10 @@ CASES = {
     "cmpe": ("cmpe", {"width": 32}),
     "cmpe-dropout-probit": ("cmpe", {"width": 32, "dropout": 0.2, "bounds": "probit"}),
     "cmpe-deepset": ("cmpe", {"width": 32, "summary": "deepset", "bounds": "logit"}),
+    "cmpe_distilled": (
+        "cmpe_distilled",
+        {"width": 16, "depth": 1, "members": 2, "dropout": 0.2, "intervals": 10, "steps": 3},
+    ),
     "ensemble": (
         "ensemble",
         {"member": "nsf", "members": 2, "arguments": {"hidden": [16], "transforms": 1}},
@@ -27,6 +31,7 @@ CASES = {
         {"width": 16, "network": "adaptive_mlp", "solver": "midpoint"},
     ),
     "nsf": ("nsf", {"hidden": [32], "transforms": 2, "bins": 8}),
+    "npse": ("npse", {"width": 16, "depth": 1, "members": 2, "steps": 5}),
     "nsf-autoregressive-logit": ("nsf_autoregressive", {"hidden": [32], "bounds": "logit"}),
 }
 

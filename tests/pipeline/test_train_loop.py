@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from estimators.estimator import Phase
 from pipeline.dataset import Batch, Order, Resident
 from pipeline.errors import PipelineError
 from pipeline.training import checkpoint
@@ -25,6 +26,10 @@ class Regression(nn.Module):
             nn.Linear(3, width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, 2)
         )
         self.progress = []
+
+    @property
+    def phases(self):
+        return (Phase("training", 1.0, list(self.parameters())),)
 
     def loss(self, theta, x, progress):
         self.progress.append(progress)
@@ -181,7 +186,7 @@ def test_learning_rate_warms_up_and_falls_as_a_cosine():
 
 def test_steps_are_those_of_adamw_with_clipped_gradients():
     ours, theirs = Regression(), Regression()
-    weights = Weights(ours, 0.0)
+    weights = Weights(ours.parameters(), 0.0)
     optimiser = torch.optim.AdamW(theirs.parameters(), lr=0.02, weight_decay=0.1)
     for step in range(5):
         for module in (ours, theirs):
@@ -197,7 +202,7 @@ def test_steps_are_those_of_adamw_with_clipped_gradients():
 
 def test_the_average_has_its_formula():
     module = nn.Linear(1, 1, bias=False)
-    weights = Weights(module, 0.5)
+    weights = Weights(module.parameters(), 0.5)
     average = module.weight.item()
     for k in range(12):
         module.weight.grad = torch.ones(1, 1)
