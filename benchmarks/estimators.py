@@ -1,0 +1,262 @@
+"""`make bench-estimators`: estimators side by side on benchmark tasks, several seeds, both definitions of C2ST.
+
+paper   100 test sets of the prior predictive, 4000 draws each, the CMPE paper's classifier
+sbibm   1000 draws, sbibm's classifier; its ten observations where the task has them, else the same test sets
+
+A seed decides the simulations, the weights and the order of training. Every trained posterior adds one
+line to `--out`; what is there already is not repeated, so that a run can be continued.
+
+    python -m benchmarks.estimators --tasks two_moons --budgets 1024 --methods cmpe_distilled --seeds 0 1 2
+    python -m benchmarks.estimators --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import estimators
+import evaluation
+import simulators
+from benchmarks.fit import Plan, fit
+from benchmarks.observations import SBIBM as TEN
+from evaluation.c2st import PAPER, SBIBM, Protocol, c2st_batch
+
+OUT = Path("runs/bench-estimators.jsonl")
+SETS = 100
+TRAIN, TEST, REFERENCE = 1, 2, 3  # streams of random numbers
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One definition of C2ST on one task."""
+
+    protocol: Protocol
+    draws: int
+    reference: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A simulator with its budgets and definitions."""
+
+    name: str
+    budgets: tuple[int, ...]
+    definitions: Mapping[str, Definition]
+
+
+STRICT, SHORT = Definition(PAPER, 4000), Definition(SBIBM, 1000)
+TASKS = (
+    Task(
+        "two_moons",
+        (1024, 8192),
+        {"paper": Definition(PAPER, 4000, "untruncated"), "sbibm": SHORT},
+    ),
+    Task("gaussian_mixture", (1024, 8192), {"paper": STRICT, "sbibm": SHORT}),
+    Task("inverse_kinematics", (1024, 8192), {"paper": STRICT, "sbibm": SHORT}),
+    Task("slcp", (10_000,), {"sbibm": SHORT}),
+)
+SETTINGS = {"gaussian_mixture": {"summary": "deepset", "summary_arguments": {"outputs": 6}}}
+
+
+def _distilled(budget: int) -> Plan:
+    small = budget < 4096
+    return Plan(
+        "cmpe_distilled",
+        {"dropout": 0.1 if small else 0.0},
+        steps=30_000 if small else 60_000,
+        rate=2e-3,
+    )
+
+
+def _cmpe(budget: int) -> Plan:
+    return Plan("cmpe", steps=10_000 if budget < 4096 else 40_000, rate=3e-3)
+
+
+def _fmpe(budget: int) -> Plan:
+    return Plan("fmpe", {"dropout": 0.05}, steps=20_000 if budget < 4096 else 60_000, rate=1e-3)
+
+
+def _flow(name: str) -> Callable[[int], Plan]:
+    return lambda budget: Plan(
+        name,
+        steps=40_000,
+        rate=5e-4,
+        batch=32 if name in ("acf", "nsf") else 64,
+        patience=4,
+    )
+
+
+METHODS: dict[str, tuple[Callable[[int], Plan], tuple[int | None, ...]]] = {
+    "cmpe_distilled": (_distilled, (2, 10)),
+    "cmpe": (_cmpe, (2, 10)),
+    "fmpe": (_fmpe, (1000,)),
+    "acf": (_flow("acf"), (None,)),
+    "nsf": (_flow("nsf"), (None,)),
+    "nsf_autoregressive": (_flow("nsf_autoregressive"), (None,)),
+}
+
+
+class Bench:
+    """The test sets and references of one task; references are drawn once and kept in `folder`."""
+
+    def __init__(self, task: Task, folder: Path) -> None:
+        self.task, self.folder = task, folder
+        self.simulator = simulators.load(task.name)
+        rng = _rng(TEST, 0)
+        self.theta = self.simulator.prior.sample(rng, SETS)
+        self.x = self._simulate(self.theta, rng)
+
+    def _simulate(self, theta: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        if self.simulator.batched:
+            return self.simulator.simulate_block(theta, rng)
+        rows = [self.simulator.simulate(row, rng) for row in theta]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def simulations(self, budget: int, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the training rows of a seed."""
+        rng = _rng(TRAIN, seed)
+        theta = self.simulator.prior.sample(rng, budget)
+        return theta, self._simulate(theta, rng)
+
+    def observed(self, definition: str) -> dict[str, np.ndarray]:
+        """Return what a definition tests on."""
+        if definition == "sbibm" and self.task.name in TEN:
+            return {"x": TEN[self.task.name]}
+        return self.x
+
+    def reference(self, definition: str) -> np.ndarray:
+        """Return reference draws (B, n, D)."""
+        asked, x = self.task.definitions[definition], self.observed(definition)
+        digest = hashlib.sha256(b"".join(v.tobytes() for v in x.values())).hexdigest()[:8]
+        path = self.folder / f"reference-{self.task.name}-{definition}-{asked.draws}-{digest}.npy"
+        if not path.exists():
+            count = len(next(iter(x.values())))
+            draws = [
+                self.simulator.reference(
+                    {name: values[i] for name, values in x.items()},
+                    asked.draws,
+                    _rng(REFERENCE, i),
+                    asked.reference,
+                )
+                for i in range(count)
+            ]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            np.save(path, np.stack(draws))
+        reference: np.ndarray = np.load(path)
+        return reference
+
+    def measure(
+        self, posterior: estimators.Posterior, passes: int | None, definitions: list[str]
+    ) -> dict[str, Any]:
+        """Return C2ST by every definition, calibration and seconds."""
+        result: dict[str, Any] = {}
+        for name in definitions:
+            asked = self.task.definitions[name]
+            x = self.observed(name)
+            began = time.process_time()
+            draws = posterior.sample(x, asked.draws, steps=passes, seed=0).numpy().astype(float)
+            seconds = time.process_time() - began
+            scores = c2st_batch(self.reference(name), draws, protocol=asked.protocol)
+            result[f"c2st_{name}"] = round(float(scores.mean()), 5)
+            result["seconds_per_1000"] = seconds / draws.shape[0] / draws.shape[1] * 1000
+        draws = posterior.sample(self.x, 1000, steps=passes, seed=1).numpy().astype(float)
+        result["max_ece"] = round(evaluation.load("ece")(self.theta, draws).max, 4)
+        return result
+
+
+def main() -> None:
+    """Train and measure what was asked for, or print the table of what is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", default=[task.name for task in TASKS])
+    parser.add_argument("--budgets", nargs="+", type=int)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--definitions", nargs="+", default=["paper", "sbibm"])
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--table", action="store_true")
+    asked = parser.parse_args()
+    if not asked.table:
+        _run(asked)
+    print(table(_read(asked.out)))
+
+
+def _run(asked: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    done = {_key(line) for line in _read(asked.out)}
+    for task in (task for task in TASKS if task.name in asked.tasks):
+        bench = Bench(task, asked.out.parent / "references")
+        definitions = [name for name in task.definitions if name in asked.definitions]
+        budgets = [b for b in task.budgets if asked.budgets is None or b in asked.budgets]
+        for budget, method, seed in itertools.product(budgets, asked.methods, asked.seeds):
+            plan_of, passes = METHODS[method]
+            plan = plan_of(budget)
+            given = {**plan.arguments, **SETTINGS.get(task.name, {})}
+            plan = Plan(**{**vars(plan), "arguments": given})
+            line = {"task": task.name, "budget": budget, "method": method, "seed": seed}
+            line |= {"plan": asdict(plan), "definitions": definitions}
+            if _key(line) in done:
+                continue
+            theta, x = bench.simulations(budget, seed)
+            posterior, seconds = fit(plan, bench.simulator.prior, theta, x, seed)
+            line["training_seconds"] = round(seconds, 1)
+            line["passes"] = {str(k): bench.measure(posterior, k, definitions) for k in passes}
+            print(json.dumps({k: v for k, v in line.items() if k != "plan"}), flush=True)
+            asked.out.parent.mkdir(parents=True, exist_ok=True)
+            with asked.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Return a table of means and standard errors over the seeds."""
+    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        for passes, values in line["passes"].items():
+            key = line["task"], line["budget"], line["method"], passes
+            cells[key].append({**values, "training_seconds": line["training_seconds"]})
+    columns = "c2st_paper", "c2st_sbibm", "max_ece", "seconds_per_1000", "training_seconds"
+    head = ["task", "budget", "method", "passes", "seeds", *columns]
+    text = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for key, found in cells.items():
+        shown = [_mean([v[c] for v in found if c in v], c) for c in columns]
+        text.append("| " + " | ".join([*map(str, key), str(len(found)), *shown]) + " |")
+    return "\n".join(text)
+
+
+def _mean(values: list[float], column: str) -> str:
+    if not values:
+        return ""
+    digits = {"seconds_per_1000": 4, "training_seconds": 0}.get(column, 3)
+    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    spread = f" ± {error:.{digits}f}" if len(values) > 1 and digits == 3 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
+
+
+def _key(line: Mapping[str, Any]) -> str:
+    names = "task", "budget", "method", "seed", "plan", "definitions"
+    return json.dumps([line[name] for name in names], sort_keys=True)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _rng(stream: int, number: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(2312_05440, spawn_key=(stream, number)))
+
+
+if __name__ == "__main__":
+    main()
