@@ -189,7 +189,7 @@ def test_a_run_is_queued_once(slurm: Slurm, case: Case) -> None:
 def test_a_time_limit_shorter_than_the_work_ends_in_the_same_digest(
     slurm: Slurm, case: Case
 ) -> None:
-    number = case.submit("--stage=simulate", "--time=2", nap=1.2)["simulate"]
+    number = case.submit("--stage=simulate", "--time=3", nap=1.6)["simulate"]
     assert slurm.wait(number, ENDED) == "COMPLETED", case.log()
     assert int(slurm.field(number, "Restarts")) >= 1
     assert "stopped by SIGUSR1" in case.log()
