@@ -75,6 +75,7 @@ def distil(
             high=problem.high,
             names=problem.names,
             scales=problem.scales or None,
+            preprocessing=problem.preprocessing,
             **(arguments or {}),
         ).to(device)
         optimiser = torch.optim.AdamW(student.parameters(), lr=learning_rate, weight_decay=0.0)
