@@ -22,6 +22,7 @@ TABLE = {
     "acf": "estimators.acf:ACF",
     "cmpe": "estimators.cmpe:CMPE",
     "cmpe_distilled": "estimators.cmpe_distilled:CMPEDistilled",
+    "cmpe_paper": "estimators.cmpe_paper:PaperCMPE",
     "ensemble": "estimators.ensemble:Ensemble",
     "fmpe": "estimators.fmpe:FMPE",
     "npse": "estimators.npse:NPSE",
