@@ -66,7 +66,12 @@ class Ensemble(Estimator):
     def phases(self) -> tuple[Phase, ...]:
         together = zip(*(member.phases for member in self._members()), strict=True)
         return tuple(
-            Phase(same[0].name, same[0].share, [p for phase in same for p in phase.parameters])
+            Phase(
+                same[0].name,
+                same[0].share,
+                [p for phase in same for p in phase.parameters],
+                same[0].rate,
+            )
             for same in together
         )
 
@@ -94,15 +99,6 @@ class Ensemble(Estimator):
         parts = zip(self._members(), self._split(context), strict=True)
         densities = torch.stack([member.density(u, part) for member, part in parts])
         return densities.logsumexp(dim=0) - math.log(len(densities))
-
-    def draw_with_density(
-        self,
-        context: Tensor,
-        generator: torch.Generator,
-        steps: int | Sequence[float] | None,
-    ) -> tuple[Tensor, Tensor]:
-        u = self.draw(context, generator, steps)
-        return u, self.density(u, context)
 
     def _members(self) -> list[Estimator]:
         return [member for member in self.members if isinstance(member, Estimator)]

@@ -100,11 +100,13 @@ class Phase:
         name: for people.
         share: of all steps; the shares of the phases add up to 1.
         parameters: what is trained, on the device the module was on when asked.
+        rate: factor on the learning rate.
     """
 
     name: str
     share: float
     parameters: list[nn.Parameter]
+    rate: float = 1.0
 
 
 class Estimator(nn.Module):
@@ -212,13 +214,16 @@ class Estimator(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return one draw u for each row of the context, (rows, D), and log p(u | x), (rows,).
 
-        Where draws are u = g(z), with exact Jacobian:
+        Where `push` makes draws u = g(z), with exact Jacobian, otherwise by `density`:
 
             log p(u | x) = log N(z; 0, I) - log |det dg/dz|
 
         Raises:
-            NotImplementedError: draws are no function of one noise, or D is too large.
+            NotImplementedError: there is neither, or D is too large.
         """
+        if type(self).push is Estimator.push:
+            u = self.draw(context, generator, steps)
+            return u, self.density(u, context)
         z = self.noise(context, generator)
         u, derivative = jacobian(lambda v: self.push(v, context, steps), z)
         return u, log_normal(z) - torch.linalg.slogdet(derivative).logabsdet
