@@ -1,0 +1,230 @@
+"""The CMPE paper's two moons: its training, its choices one at a time, C2ST by its definition and sbibm's.
+
+Training: Adam at 5e-4, a cosine to 0 over 5000 epochs of batches of 64, gradients clipped at 1, no moving
+average. Test: 100 simulations from the prior predictive. C2ST by the paper's definition (4000 draws,
+reference without the prior's truncation) and by sbibm's (1000 draws, exact reference), with the
+standard error over the test sets; the rows of a training are the first of 8192, as in the paper.
+
+    python -m benchmarks.paper --budget 1024 --protocol as_coded --seed 0
+    python -m benchmarks.paper --set huber_norm=vector --set s1=100
+    python -m benchmarks.paper --table        every correction by itself, and other choices
+
+Schmitt, Pratz, Koethe, Buerkner, Radev: Consistency Models for Scalable and Fast Simulation-Based
+Inference (2023), arXiv 2312.05440.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+import estimators
+import simulators
+from estimators.paper_protocol import PROTOCOLS
+from evaluation.c2st import PAPER, SBIBM, Protocol, c2st_batch
+from evaluation.score import Scores
+from pipeline.dataset import Batch, Order, Resident
+from pipeline.training.loop import Loop, Recipe, Team
+
+ROWS, HELD_OUT, TESTS = 8192, 512, 100
+BATCH, EPOCHS, RATE, CLIP = 64, 5000, 5e-4, 1.0
+DRAWS = {PAPER: (4000, "untruncated"), SBIBM: (1000, "exact")}
+ALTERNATIVES: dict[str, dict[str, Any]] = {  # choices that are the paper's own, made otherwise
+    "dropout=0": {"dropout": 0.0},
+    "scale_input, log_fourier": {"scale_input": True, "time_input": "log_fourier"},
+    "standardised": {"standardise_theta": True, "standardise_x": True},
+    "p_mean=-3": {"p_mean": -3.0},
+}
+
+
+class Rows:
+    """The simulations: training rows, rows for watching the loss, and test sets with references."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.simulator = simulators.load("two_moons")
+        self.theta, self.x = self._draw(ROWS, seed, 0)
+        self.held_out = _batch(*self._draw(HELD_OUT, seed, 1))
+        _, self.observed = self._draw(TESTS, seed, 2)
+        self.seed = seed
+
+    def _draw(self, n: int, *key: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        rng = np.random.default_rng(key)
+        theta = self.simulator.prior.sample(rng, n)
+        return theta, self.simulator.simulate_block(theta, rng)
+
+    def references(self, protocol: Protocol) -> np.ndarray:
+        """Return reference draws of every test set, (100, n, 2)."""
+        n, name = DRAWS[protocol]
+        rng = np.random.default_rng((self.seed, 3, n))
+        sets = [{"x": x} for x in self.observed["x"]]
+        return np.stack([self.simulator.reference(x, n, rng, name) for x in sets])
+
+
+class Silence:
+    """Asks nothing of a training, and writes how far it is."""
+
+    def look(self, loop: Loop) -> tuple[bool, bool, int]:
+        step, steps = loop.step, loop.recipe.steps
+        print(f"\rstep {step} of {steps}", end="", file=sys.stderr, flush=True)
+        return False, False, max(1, steps // 100)
+
+    def save(self, loop: Loop) -> None:
+        raise RuntimeError("a training in memory keeps no state")
+
+
+def train(
+    rows: Rows, budget: int, steps: int | None, seed: int, arguments: Mapping[str, Any]
+) -> tuple[estimators.Estimator, dict[str, Any]]:
+    """Return the trained estimator, and how it went.
+
+    Arguments:
+        budget: training rows, the first of `rows`.
+        steps: none: those of 5000 epochs.
+        seed: of weights, batches and noise.
+        arguments: of `estimators.cmpe_paper`; the counter's ticks follow from the budget.
+    """
+    epoch = math.ceil(budget / BATCH)
+    arguments = dict(arguments)
+    if arguments["protocol"] == "as_coded":
+        arguments.setdefault("validation_ticks", 1 / epoch)
+    theta, x = rows.theta[:budget], {"x": rows.x["x"][:budget]}
+    prior = rows.simulator.prior
+    torch.manual_seed(seed)
+    model = estimators.create(
+        "cmpe_paper", theta, x, low=prior.low, high=prior.high, names=prior.names, **arguments
+    )
+    steps = EPOCHS * epoch if steps is None else steps
+    recipe = Recipe(
+        steps=steps,
+        learning_rate=RATE,
+        weight_decay=0.0,
+        warmup=0.0,
+        clip=CLIP,
+        ema=0.0,
+        validate_every=max(1, steps // 20),
+        patience=None,
+        amp=False,
+        seed=seed,
+    )
+    loop = Loop(model, recipe, rows.held_out, Team())
+    batches = Resident(_batch(theta, x), Order(seed, min(BATCH, budget))).batches(0)
+    started = time.process_time()
+    loop.run(batches, Silence())
+    seconds = time.process_time() - started
+    loop.finish()
+    told = {
+        "steps": steps,
+        "processor_seconds": round(seconds, 1),
+        "step_ms": round(1e3 * seconds / steps, 3),
+        "validation_loss": loop.curves[-1]["validation"],
+        "s^2": [round(value, 4) for value in model.variance.tolist()],
+        "s": [round(value, 4) for value in model.spread.tolist()],
+    }
+    return model, told
+
+
+def score(
+    rows: Rows, model: estimators.Estimator, passes: int, definition: Protocol
+) -> dict[str, float]:
+    """Return the mean C2ST over the test sets and its standard error."""
+    n, _ = DRAWS[definition]
+    draws = model.posterior().sample(rows.observed, n, steps=passes, seed=passes).double().numpy()
+    values = c2st_batch(rows.references(definition), draws, protocol=definition)
+    scores = Scores.of(definition.definition, values)
+    return {"c2st": round(scores.mean, 4), "se": round(scores.sem, 4)}
+
+
+def measure(
+    rows: Rows,
+    budget: int,
+    steps: int | None,
+    seed: int,
+    passes: list[int],
+    arguments: Mapping[str, Any],
+    save: Path | None = None,
+) -> dict[str, Any]:
+    """Train, and return C2ST by both definitions for every number of passes."""
+    model, told = train(rows, budget, steps, seed, arguments)
+    if save:
+        estimators.save(save, model, {"budget": budget, "seed": seed})
+    return {
+        "budget": budget,
+        "seed": seed,
+        "choices": dict(arguments),
+        **told,
+        "paper": {str(k): score(rows, model, k, PAPER) for k in passes},
+        "sbibm": {str(k): score(rows, model, k, SBIBM) for k in passes},
+    }
+
+
+def one_at_a_time() -> dict[str, dict[str, Any]]:
+    """Return the rows of the table: name -> arguments."""
+    coded, corrected = asdict(PROTOCOLS["as_coded"]), asdict(PROTOCOLS["corrected"])
+    rows: dict[str, dict[str, Any]] = {"as_coded": {}}
+    rows |= {f"{name}={value}": {name: value} for name, value in corrected.items()}
+    rows |= {"corrected": {"protocol": "corrected"}, **ALTERNATIVES}
+    assert all(coded[name] != value for name, value in corrected.items())
+    return {name: {"protocol": "as_coded", **given} for name, given in rows.items()}
+
+
+def _batch(theta: np.ndarray, x: Mapping[str, np.ndarray]) -> Batch:
+    outputs = {name: torch.as_tensor(values).float() for name, values in x.items()}
+    return Batch(torch.as_tensor(theta).float(), outputs)
+
+
+def _choice(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator or name not in estimators.arguments("cmpe_paper"):
+        valid = ", ".join(estimators.arguments("cmpe_paper"))
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=VALUE; names: {valid}")
+    return name, yaml.safe_load(value)
+
+
+def main() -> None:
+    """Print one JSON object; with --table one for each of its rows, then all of them in one."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--budget", type=int, default=1024)
+    parser.add_argument("--protocol", choices=sorted(PROTOCOLS), default="as_coded")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", type=_choice, action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--steps", type=int, help="of training, in place of 5000 epochs")
+    parser.add_argument("--passes", type=int, nargs="+", default=[2, 10, 30])
+    parser.add_argument("--save", type=Path, help="folder for the posterior")
+    parser.add_argument("--table", action="store_true", help="one choice at a time")
+    parser.add_argument("--only", nargs="+", help="rows of the table")
+    given = parser.parse_args()
+    if not BATCH <= given.budget <= ROWS:
+        parser.error(f"--budget {given.budget}; valid: {BATCH} to {ROWS}")
+    torch.set_num_threads(1)
+    rows = Rows()
+    plain = {"protocol": given.protocol, **dict(given.set)}
+    table = one_at_a_time() if given.table else {"": plain}
+    results = {}
+    for name, arguments in table.items():
+        if given.only and name not in given.only:
+            continue
+        if name:
+            print(f"\n{name}", file=sys.stderr)
+        results[name] = measure(
+            rows, given.budget, given.steps, given.seed, given.passes, arguments, given.save
+        )
+        if name:
+            print(json.dumps({name: results[name]}), flush=True)
+    print(json.dumps(results if given.table else results[""]))
+
+
+if __name__ == "__main__":
+    main()
