@@ -71,13 +71,9 @@ SETTINGS = {"gaussian_mixture": {"summary": "deepset", "summary_arguments": {"ou
 
 
 def _distilled(budget: int) -> Plan:
-    small = budget < 4096
-    return Plan(
-        "cmpe_distilled",
-        {"dropout": 0.1 if small else 0.0},
-        steps=30_000 if small else 60_000,
-        rate=2e-3,
-    )
+    if budget < 4096:
+        return Plan("cmpe_distilled", {"members": 4, "dropout": 0.2}, steps=25_000, rate=3e-3)
+    return Plan("cmpe_distilled", {"members": 2, "dropout": 0.05}, steps=50_000, rate=3e-3)
 
 
 def _cmpe(budget: int) -> Plan:

@@ -39,6 +39,7 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         members, network, width, depth, dropout, network_arguments, features, gain, epsilon, T, p_mean,
             p_std: the denoisers', see `estimators.npse.NPSE`; f has the same network, without dropout.
         teaching: share of the steps that train the denoisers.
+        slower: factor on the learning rate while distilling.
         jitter: spread of the random vectors added to the summary of x while distilling, in standard
             deviations of the summary.
         intervals: number N of steps of the flow between T and epsilon, on a Karras grid.
@@ -74,6 +75,7 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         p_mean: float = -2.0,
         p_std: float = 2.0,
         teaching: float = 0.6,
+        slower: float = 0.33,
         jitter: float = 0.05,
         intervals: int = 40,
         rho: float = 7.0,
@@ -86,6 +88,7 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         summary_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         within("teaching", teaching, 0.01, 0.99)
+        within("slower", slower, 1e-6)
         within("jitter", jitter, 0)
         within("intervals", intervals, 2, integer=True)
         within("rho", rho, 1)
@@ -111,7 +114,8 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
             summary=summary,
             summary_arguments=summary_arguments,
         )
-        self.teaching, self.jitter, self.rho = teaching, jitter, rho
+        self.teaching, self.slower = teaching, slower
+        self.jitter, self.rho = jitter, rho
         self.c = huber * math.sqrt(problem.size)
         given = {"width": width, "depth": depth, **(network_arguments or {})}
         self.student = self._network(network, given)
@@ -129,7 +133,7 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         teachers = [*self.denoisers.parameters(), *self.summary.parameters()]
         return (
             Phase("denoisers", self.teaching, teachers),
-            Phase("distillation", 1 - self.teaching, list(self.student.parameters())),
+            Phase("distillation", 1 - self.teaching, list(self.student.parameters()), self.slower),
         )
 
     def begin(self, phase: int) -> None:
