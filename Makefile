@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/two_moons
 
-.PHONY: run test test-all bench chaos venv lint clean
+.PHONY: run test test-all bench bench-estimators chaos venv lint clean
 
 venv: $(STAMP)
 
@@ -36,6 +36,9 @@ chaos: venv
 
 bench: venv
 	$(BIN)/python -m benchmarks
+
+bench-estimators: venv
+	$(BIN)/python -m benchmarks.estimators
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache
