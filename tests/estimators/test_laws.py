@@ -59,6 +59,11 @@ FAKE = """
             return self.mean(context) + self.spread.exp() * self.noise(context, generator)
 
 
+    class Crooked(Gaussian):
+        def density(self, u, context):
+            return super().density(u, context) + 0.1
+
+
     class Stateful(Gaussian):
         calls = 0
 
@@ -96,6 +101,11 @@ def test_plugin_keeps_the_laws(plugins: Path, name: str) -> None:
 
 def test_installed_plugin_is_listed(plugins: Path) -> None:
     assert {"cmpe", "gaussian", "nsf"} <= set(estimators.available())
+
+
+def test_laws_catch_a_density_that_is_not_normalised(plugins: Path) -> None:
+    with pytest.raises(AssertionError, match=r"integrates to 1\.1"):
+        testing.density_matches_the_draws("fake_estimators:Crooked")
 
 
 def test_laws_catch_a_loss_with_state(plugins: Path) -> None:
