@@ -20,7 +20,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ import yaml
 import estimators
 import simulators
 from estimators.paper_protocol import PROTOCOLS
+from estimators.registry import build
 from evaluation.c2st import PAPER, SBIBM, Protocol, c2st_batch
 from evaluation.score import Scores
 from pipeline.dataset import Batch, Order, Resident
@@ -40,6 +41,13 @@ from pipeline.training.loop import Loop, Recipe, Team
 ROWS, HELD_OUT, TESTS = 8192, 512, 100
 BATCH, EPOCHS, RATE, CLIP = 64, 5000, 5e-4, 1.0
 DRAWS = {PAPER: (4000, "untruncated"), SBIBM: (1000, "exact")}
+DRAWING = {
+    "bounds",
+    "dropout_always",
+    "start",
+    "steps",
+    "visit_epsilon",
+}  # of no account in training
 ALTERNATIVES: dict[str, dict[str, Any]] = {  # choices that are the paper's own, made otherwise
     "dropout=0": {"dropout": 0.0},
     "scale_input, log_fourier": {"scale_input": True, "time_input": "log_fourier"},
@@ -51,11 +59,11 @@ ALTERNATIVES: dict[str, dict[str, Any]] = {  # choices that are the paper's own,
 class Rows:
     """The simulations: training rows, rows for watching the loss, and test sets with references."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, tests: int = TESTS, seed: int = 0) -> None:
         self.simulator = simulators.load("two_moons")
         self.theta, self.x = self._draw(ROWS, seed, 0)
         self.held_out = _batch(*self._draw(HELD_OUT, seed, 1))
-        _, self.observed = self._draw(TESTS, seed, 2)
+        _, self.observed = self._draw(tests, seed, 2)
         self.seed = seed
 
     def _draw(self, n: int, *key: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -64,7 +72,7 @@ class Rows:
         return theta, self.simulator.simulate_block(theta, rng)
 
     def references(self, protocol: Protocol) -> np.ndarray:
-        """Return reference draws of every test set, (100, n, 2)."""
+        """Return reference draws of every test set, (tests, n, 2)."""
         n, name = DRAWS[protocol]
         rng = np.random.default_rng((self.seed, 3, n))
         sets = [{"x": x} for x in self.observed["x"]]
@@ -76,7 +84,7 @@ class Silence:
 
     def look(self, loop: Loop) -> tuple[bool, bool, int]:
         step, steps = loop.step, loop.recipe.steps
-        print(f"\rstep {step} of {steps}", end="", file=sys.stderr, flush=True)
+        print(f"\rstep {step} of {steps} ", end="", file=sys.stderr, flush=True)
         return False, False, max(1, steps // 100)
 
     def save(self, loop: Loop) -> None:
@@ -151,21 +159,46 @@ def measure(
     steps: int | None,
     seed: int,
     passes: list[int],
-    arguments: Mapping[str, Any],
+    table: Mapping[str, Mapping[str, Any]],
     save: Path | None = None,
-) -> dict[str, Any]:
-    """Train, and return C2ST by both definitions for every number of passes."""
-    model, told = train(rows, budget, steps, seed, arguments)
-    if save:
-        estimators.save(save, model, {"budget": budget, "seed": seed})
-    return {
-        "budget": budget,
-        "seed": seed,
-        "choices": dict(arguments),
-        **told,
-        "paper": {str(k): score(rows, model, k, PAPER) for k in passes},
-        "sbibm": {str(k): score(rows, model, k, SBIBM) for k in passes},
-    }
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Train every row of a table, and yield its name and C2ST by both definitions.
+
+    Rows that differ in nothing but how draws are made share a training.
+
+    Arguments:
+        passes: network passes for a draw.
+        table: name -> arguments.
+        save: folder for the posteriors.
+    """
+    trained: dict[str, tuple[estimators.Estimator, dict[str, Any]]] = {}
+    for name, arguments in table.items():
+        key = repr({k: value for k, value in arguments.items() if k not in DRAWING})
+        if key not in trained:
+            print(f"\n{name}", file=sys.stderr)
+            trained[key] = train(rows, budget, steps, seed, arguments)
+        model, told = trained[key]
+        model = redrawn(model, arguments)
+        if save:
+            estimators.save(save / name, model, {"budget": budget, "seed": seed, **told})
+        result = {
+            "budget": budget,
+            "seed": seed,
+            "tests": len(rows.observed["x"]),
+            "choices": dict(arguments),
+            **told,
+            "paper": {str(k): score(rows, model, k, PAPER) for k in passes},
+            "sbibm": {str(k): score(rows, model, k, SBIBM) for k in passes},
+        }
+        yield name, result
+
+
+def redrawn(model: estimators.Estimator, arguments: Mapping[str, Any]) -> estimators.Estimator:
+    """Return an estimator with the weights of another, and its own choices of how to draw."""
+    chosen = {name: value for name, value in arguments.items() if name in DRAWING}
+    other = build(model.name, model.problem, {**model.arguments, **chosen})
+    other.load_state_dict(model.state_dict())
+    return other
 
 
 def one_at_a_time() -> dict[str, dict[str, Any]]:
@@ -202,28 +235,29 @@ def main() -> None:
     parser.add_argument("--set", type=_choice, action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--steps", type=int, help="of training, in place of 5000 epochs")
     parser.add_argument("--passes", type=int, nargs="+", default=[2, 10, 30])
-    parser.add_argument("--save", type=Path, help="folder for the posterior")
+    parser.add_argument("--tests", type=int, default=TESTS, help="test sets")
+    parser.add_argument("--save", type=Path, help="folder for the posteriors")
     parser.add_argument("--table", action="store_true", help="one choice at a time")
     parser.add_argument("--only", nargs="+", help="rows of the table")
     given = parser.parse_args()
     if not BATCH <= given.budget <= ROWS:
         parser.error(f"--budget {given.budget}; valid: {BATCH} to {ROWS}")
     torch.set_num_threads(1)
-    rows = Rows()
-    plain = {"protocol": given.protocol, **dict(given.set)}
-    table = one_at_a_time() if given.table else {"": plain}
+    rows = Rows(given.tests)
+    own = {"protocol": given.protocol, **dict(given.set)}
+    table = one_at_a_time() if given.table else {given.protocol: own}
+    unknown = sorted(set(given.only or ()) - set(table))
+    if unknown:
+        parser.error(f"--only {unknown}; valid: {', '.join(table)}")
+    table = {name: row for name, row in table.items() if name in (given.only or table)}
     results = {}
-    for name, arguments in table.items():
-        if given.only and name not in given.only:
-            continue
-        if name:
-            print(f"\n{name}", file=sys.stderr)
-        results[name] = measure(
-            rows, given.budget, given.steps, given.seed, given.passes, arguments, given.save
-        )
-        if name:
-            print(json.dumps({name: results[name]}), flush=True)
-    print(json.dumps(results if given.table else results[""]))
+    for name, result in measure(
+        rows, given.budget, given.steps, given.seed, given.passes, table, given.save
+    ):
+        results[name] = result
+        if given.table:
+            print(json.dumps({name: result}), flush=True)
+    print(json.dumps(results if given.table else results[given.protocol]))
 
 
 if __name__ == "__main__":
