@@ -62,6 +62,7 @@ class CMPE(ConsistencyEstimator):
     """
 
     c: Tensor
+    learning_rate = 3e-3
 
     def __init__(
         self,

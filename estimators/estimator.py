@@ -125,6 +125,7 @@ class Estimator(nn.Module):
 
     name = ""
     arguments: dict[str, Any]
+    learning_rate = 1e-3  # the usual one
     steps: int | None = None  # network passes for a draw; None where there is no choice
 
     def __init__(

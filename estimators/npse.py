@@ -55,6 +55,7 @@ class NPSE(Estimator):
         LookupError, ValueError, TypeError: an argument that is not valid.
     """
 
+    learning_rate = 3e-3
     steps: int
 
     def __init__(

@@ -50,6 +50,8 @@ class Simulate(_Strict):
     memory: str | int | None = None  # of one actor, bytes or "2GB"
     timeout: float | None = Field(None, gt=0)  # seconds of one simulation
     block: int = Field(1024, ge=1)  # ids that a batched simulator computes together
+    leases: int = Field(2048, ge=1, le=60_000)  # portions that processes which share them take
+    term: float = Field(120.0, ge=1)  # seconds of silence after which others take a portion over
 
 
 class Shards(_Strict):
@@ -61,7 +63,7 @@ class Shards(_Strict):
 class Estimator(_Strict):
     """Which posterior estimator, with the arguments of its constructor."""
 
-    name: str = "cmpe"
+    name: str = "cmpe_distilled"
     preprocessing: str = "none"  # of the outputs
     arguments: dict[str, Any] = {}  # of every estimator that `name` may become
     only: dict[str, dict[str, Any]] = {}  # further arguments of the estimator of that name
@@ -86,10 +88,10 @@ class Train(_Strict):
     gpu: bool = False
     steps: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0)
-    batch_size: int = Field(128, ge=1)  # of all workers together
-    learning_rate: float = Field(5e-4, gt=0)
+    batch_size: int = Field(64, ge=1)  # of all workers together
+    learning_rate: float | None = Field(None, gt=0)  # none: the estimator's own
     weight_decay: float = Field(1e-4, ge=0)
-    warmup: float = Field(0.0, ge=0, lt=1)  # share of the steps
+    warmup: float = Field(0.01, ge=0, lt=1)  # share of the steps
     clip: float | None = Field(None, gt=0)  # global gradient norm
     ema: float = Field(0.999, ge=0, lt=1)
     validation: float = Field(0.05, gt=0, lt=1)
@@ -367,7 +369,9 @@ def resolve(
     saved = build(read(run.config)) if run.config.exists() else None
     if source is None and saved is None:
         raise UsageError(f"{run.path} is not a run yet: give a configuration")
-    values = read(source) if isinstance(source, Path) else source or (saved.plain() if saved else {})
+    values = (
+        read(source) if isinstance(source, Path) else source or (saved.plain() if saved else {})
+    )
     config = build(override(values, words))
     if saved is not None:
         _reconcile(saved, config, words, run)

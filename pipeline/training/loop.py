@@ -175,7 +175,8 @@ class Loop:
 
     def _rate(self, step: int) -> float:
         start = self._ends[self.phase - 1] if self.phase else 0
-        return self.recipe.rate(step - start, self._ends[self.phase] - start)
+        factor = self.estimator.phases[self.phase].rate
+        return factor * self.recipe.rate(step - start, self._ends[self.phase] - start)
 
     def _advance(self, batch: Batch) -> None:
         recipe, step = self.recipe, self.step

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import estimators
+from estimators.registry import resolve
 from pipeline.config import Config
 from pipeline.dataset import Batch, Order, Resident, Stream, Table, mix
 from pipeline.errors import UsageError
@@ -73,7 +74,7 @@ class Training:
             steps = max(1, round(train.epochs * (len(self.table.train) // train.batch_size)))
         return Recipe(
             steps=steps,
-            learning_rate=train.learning_rate,
+            learning_rate=train.learning_rate or resolve(self.config.estimator.name).learning_rate,
             weight_decay=train.weight_decay,
             warmup=train.warmup,
             clip=train.clip,

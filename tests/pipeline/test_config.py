@@ -117,7 +117,7 @@ def test_what_identifies_the_simulations_never_changes(
 def test_a_silent_change_of_training_is_refused_with_a_diff(made: tuple[Run, Path]) -> None:
     run, source = made
     source.write_text(source.read_text() + "train: {batch_size: 7}\n")
-    with pytest.raises(UsageError, match=r"train\.batch_size: 128 -> 7"):
+    with pytest.raises(UsageError, match=r"train\.batch_size: 64 -> 7"):
         resolve(run, source)
 
 
