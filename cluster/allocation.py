@@ -13,13 +13,15 @@ import os
 import platform
 import secrets
 import socket
+import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.connection import Cluster, attach
 from cluster.host import LOOPBACK, address_towards, bound_to, daemons_alive, folder
@@ -29,6 +31,8 @@ FOLDER = "SBIFLOW_NODES"  # variable that names the folder where the nodes of a 
 HEAD, AGENTS = "head.json", "agents.exit"
 PATIENCE = 300.0  # seconds for all nodes to come
 POLL = 0.25  # seconds
+TRIES = 3  # starts of Ray on a node
+Started = TypeVar("Started")
 
 
 @dataclass(frozen=True)
@@ -107,21 +111,40 @@ def inside(grant: Grant, nodes: int) -> Iterator[Cluster]:
 
 @contextmanager
 def _head(grant: Grant, address: str) -> Iterator[Cluster]:
+    """Start Ray here, and again where it does not come up.
+
+    Ray gives its own agents 15 s to start, too few from a cold shared file system; the next try finds it warm.
+    """
     options = grant.options()
     options["_memory"] = options.pop("memory")
-    with (
-        bound_to(address),
-        folder() as place,
-        attach(
-            daemons_alive,
+    with bound_to(address), folder() as place, ExitStack() as stack:
+        start = partial(
+            attach,
+            _alive_once_started,
             **options,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE,
             _node_ip_address=address,
             _temp_dir=str(place),
-        ) as found,
-    ):
-        yield found
+        )
+        yield again(lambda: stack.enter_context(start()))
+
+
+def again(start: Callable[[], Started]) -> Started:
+    """Start something that may fail with a `ConnectionError`, at most `TRIES` times."""
+    for _ in range(TRIES - 1):
+        try:
+            return start()
+        except ConnectionError as error:
+            print(f"sbiflow: once more: {error}", file=sys.stderr, flush=True)
+    return start()
+
+
+def _alive_once_started() -> bool:
+    """Ask for Ray's health, but not while it starts: that ends by itself, and is tried again."""
+    import ray
+
+    return not ray.is_initialized() or daemons_alive()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 import cluster
-from cluster.allocation import HEAD, OBJECT_STORE, PATIENCE, POLL, Card, Grant
+from cluster.allocation import HEAD, OBJECT_STORE, PATIENCE, POLL, Card, Grant, again
 from cluster.host import address_towards, bound_to, folder
 
 
@@ -54,7 +54,7 @@ def join(place: Path, grant: Grant) -> None:
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": head["token"]}
     own = address_towards(head["address"].rpartition(":")[0])
     with bound_to(own), folder() as temporary:
-        node = _daemons(head["address"], own, temporary, grant)
+        node = again(lambda: _daemons(head["address"], own, temporary, grant))
         try:
             while (place / HEAD).exists() and not node.dead_processes():
                 time.sleep(POLL)
