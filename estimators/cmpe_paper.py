@@ -144,7 +144,7 @@ class PaperCMPE(ConsistencyEstimator):
         within("s1", s1, s0, integer=True)
         within("p_mean", p_mean, -math.inf)
         within("p_std", p_std, 1e-6)
-        within("huber", huber, 0)
+        within("huber", huber, 1e-9)
         within("steps", steps, 1, integer=True)
         one_of("time_input", time_input, ("raw", "log_fourier"))
         one_of("times", times, ("log_normal", "uniform"))
@@ -301,13 +301,13 @@ class PaperCMPE(ConsistencyEstimator):
         times = self.times(self.steps if steps is None else steps)
         u = torch.zeros(len(context), self.problem.size, device=context.device)
         for k, t in enumerate(times):
-            added = math.sqrt(t**2 - self.epsilon**2) if k else self.first(t)
+            added = math.sqrt(t**2 - self.epsilon**2) if k else self.initial_spread(t)
             noisy = u + added * self.noise(context, generator)
             masks = self.masks(len(u), u.device, generator)
             u = self.f(noisy, context, torch.full((1, 1), t, device=u.device), masks)
         return u
 
-    def first(self, t: float) -> float | Tensor:
+    def initial_spread(self, t: float) -> float | Tensor:
         """Return the spread of the noise that a draw starts from at time t."""
         return (self.variance + t**2).sqrt() if self.choices.start == "marginal" else t
 
@@ -318,7 +318,7 @@ class PaperCMPE(ConsistencyEstimator):
                 "density: choose dropout_always = False"
             )
         times = self.times(self.steps if steps is None else steps)
-        return super().push(self.first(times[0]) / times[0] * z, context, times)
+        return super().push(self.initial_spread(times[0]) / times[0] * z, context, times)
 
     def jump(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
         return self.f(noisy, context, t.unsqueeze(1))

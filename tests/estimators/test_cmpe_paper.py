@@ -189,8 +189,8 @@ def test_sigma_is_that_of_the_parameters_fixed_or_two_weights() -> None:
 
 def test_start_of_a_draw() -> None:
     wide, narrow = model(start="marginal", T=1.0), model(start="T", T=1.0)
-    assert narrow.first(1.0) == 1.0
-    assert torch.allclose(wide.first(1.0), (wide.variance + 1).sqrt())
+    assert narrow.initial_spread(1.0) == 1.0
+    assert torch.allclose(wide.initial_spread(1.0), (wide.variance + 1).sqrt())
 
 
 def test_epsilon_is_visited_or_not() -> None:
@@ -259,7 +259,7 @@ def test_outputs_are_taken_as_they_are_or_standardised() -> None:
         ("times", "normal", ValueError),
         ("p_std", 0.0, ValueError),
         ("weighting", "1/dt", ValueError),
-        ("huber", -1.0, ValueError),
+        ("huber", 0.0, ValueError),
         ("steps", 0, ValueError),
         ("visit_epsilon", 0, TypeError),
         ("summary", "deepsets", LookupError),
