@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from estimators.distilled_density import distil as distil
     from estimators.estimator import Estimator as Estimator
     from estimators.estimator import Problem as Problem
+    from estimators.passes import best_times as best_times
     from estimators.posterior import Posterior as Posterior
     from estimators.training_range import OutOfRangeWarning as OutOfRangeWarning
 
@@ -33,6 +34,7 @@ __all__ = [
     "Problem",
     "arguments",
     "available",
+    "best_times",
     "check",
     "create",
     "distil",
@@ -46,6 +48,7 @@ _LAZY = {
     "Posterior": "estimators.posterior",
     "Problem": "estimators.estimator",
     "OutOfRangeWarning": "estimators.training_range",
+    "best_times": "estimators.passes",
     "distil": "estimators.distilled_density",
 }
 

@@ -1,0 +1,73 @@
+"""Times of few passes: a case whose best time is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from estimators import testing
+from estimators.consistency import ConsistencyEstimator
+from estimators.passes import best_times, energy_score
+from estimators.posterior import Posterior
+
+SPREAD, WRONG = 0.3, 2.0
+
+
+class Half(ConsistencyEstimator):
+    """Right for u ~ N(0, SPREAD^2) up to t = 0.5; beyond, its draws are twice as wide."""
+
+    epsilon, T, rho, steps = 1e-3, 20.0, 7.0, 2
+
+    def __init__(self, problem: object, *, bounds: str = "reflect", summary: str = "identity"):
+        super().__init__(problem, bounds=bounds, summary=summary, summary_arguments=None)  # type: ignore[arg-type]
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def jump(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
+        exact = noisy * SPREAD / (SPREAD**2 + t.square()).sqrt()
+        return exact * (WRONG if float(t) > 0.5 else 1.0)
+
+
+def rows() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    theta = 1.5 + SPREAD * rng.normal(size=(400, 2))
+    return theta, testing.rows(400)[1]
+
+
+def posterior() -> Posterior:
+    problem = testing.make("npse", width=8, depth=0).problem
+    model = Half(problem)
+    model.transform.standard.mean.fill_(1.5)
+    return model.posterior()
+
+
+@pytest.mark.filterwarnings("ignore::estimators.training_range.OutOfRangeWarning")
+def test_the_second_pass_goes_where_the_function_is_right() -> None:
+    model, (theta, x) = posterior(), rows()
+    start = model.module.times(2)  # type: ignore[operator]
+    times = best_times(model, theta, x, 2)
+    assert times[0] == start[0]
+    assert times[1] <= 0.5 < start[1] or start[1] <= 0.5
+    assert energy_score(model, theta, x, times, 64, 0) <= energy_score(
+        model, theta, x, start, 64, 0
+    )
+
+
+@pytest.mark.filterwarnings("ignore::estimators.training_range.OutOfRangeWarning")
+def test_the_energy_score_is_smallest_for_the_right_spread() -> None:
+    theta, x = rows()
+    model = posterior()
+    right = energy_score(model, theta, x, [20.0, 0.5, 0.4], 64, 0)
+    wide = energy_score(model, theta, x, [20.0], 64, 0)
+    assert right < wide
+
+
+def test_errors_name_what_is_wrong() -> None:
+    theta, x = rows()
+    with pytest.raises(TypeError, match="npse"):
+        best_times(testing.make("npse", width=8, depth=0).posterior(), theta, x, 2)
+    with pytest.raises(ValueError, match="passes"):
+        best_times(posterior(), theta, x, 0)
+    with pytest.raises(ValueError, match="theta has shape"):
+        best_times(posterior(), theta[:3], x, 2)
