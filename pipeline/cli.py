@@ -117,6 +117,9 @@ def simulate(
     retry: Annotated[
         str | None, typer.Option(help="Rerun rows: failed, timeout, invalid or all.")
     ] = None,
+    leases: Annotated[
+        bool, typer.Option("--leases", help="Without Ray, as one of many processes on one run.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Bring the simulations up to the budget (a total)."""
@@ -125,9 +128,14 @@ def simulate(
 
     if retry not in (None, "failed", "timeout", "invalid", "all"):
         raise UsageError(f"--retry {retry!r}: valid are failed, timeout, invalid, all")
+    if retry and leases:
+        raise UsageError("--retry and --leases: rerun rows in one process, without --leases")
     settings, target = _open(output, config, words)
-    with target.lock(), stop_on_signals() as stop:
-        stages.simulate(settings, target, stop, retry)
+    with target.lock(shared=leases), stop_on_signals() as stop:
+        if leases:
+            stages.share(settings, target, stop)
+        else:
+            stages.simulate(settings, target, stop, retry)
     status_ = show.status_values(settings, target)
     _print(status_, as_json, show.status(status_))
 

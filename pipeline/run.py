@@ -79,15 +79,18 @@ class Run:
         write_whole(self.path / "latest.json", json.dumps({"training": key}))
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, shared: bool = False) -> Iterator[None]:
         """Hold the run for one driver; a new run that ends in a `UsageError` leaves nothing behind.
+
+        Args:
+            shared: with others that say so, too.
 
         Raises:
             LockedError: another process works on this run; the message names it.
         """
-        new = not self.path.exists()
+        new = not self.path.exists() and not shared
         try:
-            with self._locked():
+            with self._locked(fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
                 yield
         except UsageError:
             if new:
@@ -95,11 +98,11 @@ class Run:
             raise
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, kind: int) -> Iterator[None]:
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / "lock", "a+", encoding="utf-8") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
             except OSError:
                 file.seek(0)
                 holder = file.read().strip() or "another process"

@@ -20,10 +20,10 @@ from pipeline.errors import PipelineError, TooManyFailed, UsageError
 from pipeline.progress import Progress
 from pipeline.run import STREAMS, Run
 from pipeline.simulation.actor import DISTRIBUTIONS, PACKAGES, Job
-from pipeline.simulation.crew import Crew, pickled
 from pipeline.simulation.ledger import Ledger
 from pipeline.simulation.session import Session
 from pipeline.simulation.task import Simulation
+from pipeline.simulation.work import Work
 from pipeline.size import read_bytes
 from pipeline.stop import Stop
 from pipeline.store import Outcome, Store
@@ -75,7 +75,7 @@ def simulate(
         Stopped: a stop was requested; a repeat continues.
         PipelineError: Ray died, a worker runs other code, or the disk refused.
     """
-    simulation = _simulation(config, stream)
+    simulation = simulation_of(config, stream)
     budget = int(config.budget if stream == "train" else config.test)
     log = partial(_log, log, stream)
     ledger = Ledger(run.store(stream), identity(simulation), int(config.store.shard_mb * 2**20))
@@ -92,7 +92,7 @@ def simulate(
         raise PipelineError(
             f"{counts['missing']} simulations were lost: repeat the command to run them again"
         )
-    _check_failed(stream, counts, config.max_failed)
+    check_failed(stream, counts, config.max_failed)
     return SimulateResult(stream, budget, counts, **asdict(spent))
 
 
@@ -117,7 +117,8 @@ class Spent:
     seconds: float = 0.0
 
 
-def _simulation(config: Any, stream: str) -> Simulation:
+def simulation_of(config: Any, stream: str) -> Simulation:
+    """Return what all simulations of a stream have in common."""
     from pipeline.config import simulator_of
 
     simulator = simulator_of(config)
@@ -137,6 +138,8 @@ def _work(
     log: Log,
 ) -> Spent:
     """Simulate the wanted ids and commit them, in a cluster that is there for so long."""
+    from pipeline.simulation.crew import Crew, pickled
+
     if not len(wanted):
         ledger.create(None)
         return Spent()
@@ -144,8 +147,9 @@ def _work(
     memory = None if config.simulate.memory is None else read_bytes(config.simulate.memory)
     with connected(config) as rays, _notes(run) as notes:
         size = _workers(config.simulate, rays, memory, len(np.unique(wanted // simulation.block)))
-        crew = Crew(_job(simulation, notes), size, config.simulate.cpus, memory)
-        session = Session(simulation, ledger, crew, wanted, rays.alive, stop)
+        crew = Crew(job(simulation, pickled(simulation), notes), size, config.simulate.cpus, memory)
+        work = Work(wanted, simulation.block)
+        session = Session(simulation, ledger, crew, work, rays.alive, stop)
         label = "simulations" if stream == "train" else "test simulations"
         try:
             with Progress("simulate", budget, label, budget - len(wanted)) as progress:
@@ -158,9 +162,10 @@ def _work(
     return Spent(session.rows, size, session.busy, seconds)
 
 
-def _job(simulation: Simulation, notes: Path) -> Job:
+def job(simulation: Simulation, pickled: bytes, notes: Path) -> Job:
+    """Return what every worker of a stage gets."""
     return Job(
-        pickled(simulation),
+        pickled,
         simulation.simulator.source_digest(),
         facts(PACKAGES, DISTRIBUTIONS),
         notes,
@@ -218,7 +223,8 @@ def _outcomes(retry: str | None) -> tuple[Outcome, ...]:
     return bad if retry == "all" else (Outcome[retry.upper()],)
 
 
-def _check_failed(stream: str, counts: dict[str, int], most: float) -> None:
+def check_failed(stream: str, counts: dict[str, int], most: float) -> None:
+    """Raise `TooManyFailed` where the share of rows that are not ok is above `most`."""
     bad = {name: counts[name] for name in ("failed", "timeout", "invalid") if counts[name]}
     share = sum(bad.values()) / max(1, counts["done"])
     if share > most:

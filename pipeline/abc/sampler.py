@@ -25,7 +25,8 @@ from pipeline.abc.model import SimulationFailed
 from pipeline.errors import PipelineError, TooManyFailed
 from pipeline.progress import Progress
 from pipeline.simulation.actor import SimulationActor
-from pipeline.simulation.crew import Answer, Crew, Worker, pickled
+from pipeline.simulation.calls import Answer, Worker
+from pipeline.simulation.crew import Crew, pickled
 from pipeline.simulation.note import NOTHING, Death, read_death, read_note
 from pipeline.simulation.session import CRASHES, KILLS, STILLBORN
 from pipeline.stop import Stop

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,56 +13,16 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from pipeline.errors import PipelineError
 from pipeline.simulation.actor import Job, SimulationActor
-from pipeline.simulation.note import NOTHING
+from pipeline.simulation.calls import Answer, Worker, environment
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 LEAVE = 20.0  # seconds that actors get to close their spools
 
 
-@dataclass(eq=False)
-class Call:
-    """A call that an actor has not answered yet."""
+class Actor(Worker):
+    """A worker that is a Ray actor."""
 
-    method: str
-    unit: int
-    sent: float = field(default_factory=time.monotonic)
-
-
-@dataclass(eq=False)
-class Worker:
-    """One actor and its unanswered calls, in the order sent."""
-
-    name: str
-    handle: Any
-    calls: dict[Any, Call] = field(default_factory=dict)
-    started: bool = False
-    opened: bool = False
-    holding: int = NOTHING  # the unit of which it holds rows back until the outputs are known
-
-    def send(self, method: str, *arguments: Any, unit: int = NOTHING) -> None:
-        reference = getattr(self.handle, method).remote(*arguments)
-        self.calls[reference] = Call(method, unit)
-
-    @property
-    def units(self) -> list[int]:
-        """Numbers of the units it has, the first one running."""
-        sent = [self.holding, *(call.unit for call in self.calls.values())]
-        return [unit for unit in dict.fromkeys(sent) if unit != NOTHING]
-
-    @property
-    def runs(self) -> bool:
-        """Whether a unit was sent to it after it was opened."""
-        return any(call.method == "run" for call in self.calls.values())
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a call returned; `result` is None and `lost` True when the actor is dead."""
-
-    worker: Worker
-    call: Call
-    result: Any = None
-    lost: bool = False
+    def ask(self, method: str, *arguments: Any) -> Any:
+        return getattr(self.handle, method).remote(*arguments)
 
 
 class Crew:
@@ -71,22 +30,20 @@ class Crew:
 
     def __init__(self, job: Job, size: int, cpus: float, memory: float | None) -> None:
         self.job = job
-        threads = str(max(1, int(cpus)))
-        variables = dict.fromkeys(THREADS, threads) | {"CUDA_VISIBLE_DEVICES": ""}
         self._actor = ray.remote(SimulationActor).options(
             num_cpus=cpus,
             memory=memory,
             max_restarts=0,
             max_task_retries=0,
-            runtime_env={"env_vars": variables},
+            runtime_env={"env_vars": environment(cpus)},
         )
         self._numbers = count()
         self._job = ray.put(job)
-        self.workers = [self._hire() for _ in range(size)]
+        self.workers: list[Worker] = [self._hire() for _ in range(size)]
 
-    def _hire(self) -> Worker:
+    def _hire(self) -> Actor:
         name = f"{next(self._numbers):05d}"
-        worker = Worker(name, self._actor.remote(name))
+        worker = Actor(name, self._actor.remote(name))
         worker.send("start", self._job)
         return worker
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,10 +20,16 @@ PATIENCE = 30.0  # seconds for dead actors to let go of their spools
 class Ledger:
     """A context manager that holds the store's lock; a store that is not there yet is made by `create`."""
 
-    def __init__(self, path: Path, identity: dict[str, Any], shard_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        shard_bytes: int,
+        writer: Writer | None = None,  # one that is open already; its owner closes it
+    ) -> None:
         self.path, self.identity, self.shard_bytes = path, identity, shard_bytes
         self._stack = ExitStack()
-        self._writer: Writer | None = None
+        self._writer = writer
         self._spool: Spool | None = None
         self._early: list[Rows] = []
 
@@ -42,6 +49,9 @@ class Ledger:
     def _open(self) -> Writer:
         store = Store.open_or_create(self.path, self.identity, shard_bytes=self.shard_bytes)
         self._writer = self._stack.enter_context(store.writer())
+        shutil.rmtree(
+            self.path / "leases", ignore_errors=True
+        )  # whoever shared the work has no part now
         return self._writer
 
     @property
@@ -95,12 +105,16 @@ class Ledger:
         if self._writer is not None:
             self._writer.publish()
 
+    def close(self) -> None:
+        """Release the spool of the driver's own rows."""
+        if self._spool is not None:
+            self._spool.close()
+
     def finish(self) -> None:
         """Fold all spools into shards; the actors have closed them or are dead."""
         if self._writer is None:
             return
-        if self._spool is not None:
-            self._spool.close()
+        self.close()
         deadline = time.monotonic() + PATIENCE
         self._writer.merge()
         while any(self._writer.spool_directory.glob("*.spool")) and time.monotonic() < deadline:

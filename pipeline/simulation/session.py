@@ -13,7 +13,7 @@ from cluster.guard import DIED
 from pipeline.errors import PipelineError, UsageError
 from pipeline.progress import Progress, duration
 from pipeline.simulation.actor import Report
-from pipeline.simulation.crew import Answer, Crew, Worker
+from pipeline.simulation.calls import Answer, Worker, Workers
 from pipeline.simulation.ledger import Ledger
 from pipeline.simulation.note import (
     NOTHING,
@@ -43,20 +43,20 @@ STRAGGLER = 10.0  # times the mean that make a simulation worth naming
 
 
 class Session:
-    """Simulate `wanted` ids with a crew of actors; `ledger` keeps the rows."""
+    """Simulate the ids of some work with a crew of workers; `ledger` keeps the rows."""
 
     def __init__(
         self,
         simulation: Simulation,
         ledger: Ledger,
-        crew: Crew,
-        wanted: np.ndarray,
+        crew: Workers,
+        work: Work,
         alive: Callable[[], bool],
         stop: Stop,
     ) -> None:
         self.simulation, self.ledger, self.crew = simulation, ledger, crew
         self.alive, self.stop = alive, stop
-        self.work = Work(wanted, simulation.block)
+        self.work = work
         self.units: dict[int, np.ndarray] = {}  # handed out and not answered
         self.outcomes = np.zeros(len(Outcome), int)
         self.busy = 0.0
@@ -84,7 +84,7 @@ class Session:
         """Simulate until nothing is pending or a stop is requested."""
         looked = logged = time.monotonic()
         start = progress.done
-        while (len(self.work) or self.units) and not self.stop.requested:
+        while not self.stop.requested and (self.work.more() or self.units):
             for answer in self.crew.collect(POLL):
                 self._take(answer)
             self._feed()
@@ -123,7 +123,7 @@ class Session:
                     continue
                 self._open(worker)
             depth = self.work.depth() if self._schema else 1
-            while len(worker.units) < depth and len(self.work):
+            while len(worker.units) < depth and self.work.more():
                 size = self.work.size(len(self.crew.workers), self.ledger.rows_per_shard)
                 unit = self._unit(size)
                 worker.send("run", unit, _compact(self.units[unit]), unit=unit)
@@ -187,6 +187,7 @@ class Session:
         if report.held:
             self.units[unit] = ids[kept:held]
         self.work.give_back(ids[held:])
+        self.work.keep(ids[:kept])
         self.outcomes += np.array(report.outcomes)
         self.busy += report.busy
         self._stillborn = 0
@@ -224,6 +225,7 @@ class Session:
                 kept = 0
             self.outcomes[Outcome.OK] += kept  # how they ended, the store will tell
             self._stillborn = 0 if kept else self._stillborn
+            self.work.keep(ids[:kept])
             self.work.give_back(ids[kept:])
         if self._stillborn > STILLBORN:
             raise PipelineError(
@@ -250,6 +252,7 @@ class Session:
         self.outcomes[outcome] += len(victims)
         self._decided = True
         self._stillborn = 0
+        self.work.keep(victims)
         return ids[~guilty]
 
     def _verdict(self, death: Death, dump: str, times: int) -> tuple[Outcome, str] | None:

@@ -30,6 +30,13 @@ class Work:
     def __len__(self) -> int:
         return sum(map(len, self._chunks))
 
+    def more(self) -> bool:
+        """Whether anything is pending; work that comes in portions gets its next one here."""
+        return bool(len(self))
+
+    def keep(self, ids: np.ndarray) -> None:
+        """Learn that the rows of these ids are durable."""
+
     @property
     def keys(self) -> int:
         """How many simulations, or blocks, are pending (an upper bound for blocks cut in pieces)."""

@@ -198,13 +198,13 @@ class Store:
     def _durable(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (ids, outcome) of rows on their way into a shard: of spools, then of ready shards."""
         sessions = self.path / "sessions"
-        for path in [*_listing(sessions, "*/*.spool"), *_listing(sessions, "*/*.folding")]:
+        for path in [*_listing(sessions, "**/*.spool"), *_listing(sessions, "**/*.folding")]:
             try:
                 with open(path, "rb") as file:
                     yield from [(entry.ids, entry.outcome) for entry in scan(file)]
             except FileNotFoundError:
                 continue  # folded meanwhile
-        for path in _listing(sessions, "*/*.ready"):
+        for path in _listing(sessions, "**/*.ready"):
             shard = Shard(path)
             try:
                 yield shard.read("id"), shard.read("outcome")

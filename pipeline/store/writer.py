@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -112,17 +113,29 @@ class Writer:
 
     def _publish(self, folder: Path) -> int:
         rows = 0
-        for path in sorted(folder.glob("*.ready")):
+        for path in sorted(folder.rglob("*.ready")):
             try:
                 rows += len(Shard(path))
             except DamagedError:
                 self.quarantine(path)
                 continue
-            with writing(path):
-                path.rename(self._next_shard())
+            self._place(path)
         if rows:
             synchronise([self.store.path / "shards"])
         return rows
+
+    def _place(self, path: Path) -> None:
+        """Rename a finished shard to the next number; of several who publish at once each gets its own.
+
+        A folder is never renamed over one that holds files.
+        """
+        with writing(path):
+            while path.exists():
+                try:
+                    path.rename(self._next_shard())
+                except OSError as error:
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                        raise
 
     def _next_shard(self) -> Path:
         """Return the path of the next shard: numbers are never used again."""
@@ -162,8 +175,10 @@ class Writer:
             return 0
         rows = self._fresh(concatenate(batches, schema))
         if len(rows):
-            temporary = self.spool_directory / "commit.partial"
-            write_shard(rows, temporary, self._next_shard())
+            ready = self.spool_directory / "commit.ready"
+            write_shard(rows, ready.with_suffix(".partial"), ready)
+            self._place(ready)
+            synchronise([self.store.path / "shards"])
         return len(rows)
 
     def _fresh(self, rows: Rows) -> Rows:
@@ -189,14 +204,18 @@ class Writer:
 
     def adopt(self) -> None:
         """Take over sessions whose driver is dead; renaming them makes their last actors fail."""
+        folders = []
         for session in sorted(self.spool_directory.parent.iterdir()):
             if session == self.spool_directory:
                 continue
             folder = session.with_name(session.name.removesuffix(DEAD) + DEAD)
             with writing(session):
-                session.rename(folder)
+                folders.append(session.rename(folder))
+        for folder in folders:
             self._publish(folder)
-            self._fold(sorted([*folder.glob("*.folding"), *folder.glob("*.spool")]))
+        patterns = ("*.folding", "*.spool")
+        self._fold(sorted(p for folder in folders for each in patterns for p in folder.rglob(each)))
+        for folder in folders:
             with writing(folder):
                 shutil.rmtree(folder)
 

@@ -1,0 +1,1 @@
+"""Simulating by any number of processes that share nothing but a folder."""

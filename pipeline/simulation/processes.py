@@ -1,0 +1,149 @@
+"""Simulation workers as plain processes of this one: no Ray, no ports, the same guarantees.
+
+A worker runs a `SimulationActor` behind a pipe: `python -m pipeline.simulation.processes HANDLE NAME`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.simulation.actor import Job, SimulationActor
+from pipeline.simulation.calls import Answer, Worker, environment
+
+LEAVE = 20.0  # seconds that workers get to close their spools
+
+
+@dataclass(eq=False)
+class Process(Worker):
+    """A worker that is a child of this process; `handle` is our end of the pipe."""
+
+    child: Any = None
+    _numbers: Iterator[int] = field(default_factory=count)
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        number = next(self._numbers)
+        with suppress(OSError):  # it is dead, which `collect` finds out
+            self.handle.send((number, method, arguments))
+        return number
+
+    def end(self) -> None:
+        self.child.kill()
+        self.child.wait()
+        self.handle.close()
+
+
+class Processes:
+    """`size` living worker processes."""
+
+    def __init__(self, job: Job, size: int, cpus: float) -> None:
+        self.job = job
+        self._variables = os.environ | environment(cpus)
+        self._numbers = count()
+        self.workers: list[Worker] = []
+        try:
+            for _ in range(size):
+                self.workers.append(self._hire())
+        except BaseException:
+            self.dismiss(0.0)
+            raise
+
+    def _hire(self) -> Process:
+        name = f"{next(self._numbers):05d}"
+        ours, theirs = Pipe()
+        with theirs:
+            child = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno()), name],
+                env=self._variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )  # fmt: skip
+        worker = Process(name, ours, child=child)
+        worker.send("start", self.job)
+        return worker
+
+    def note(self, worker: Worker) -> Path:
+        return self.job.folder / f"{worker.name}.note"
+
+    def collect(self, timeout: float) -> Iterator[Answer]:
+        """Yield the answers that are there, after waiting at most `timeout` seconds for the first.
+
+        A dead worker is replaced, and its answer says `lost`.
+
+        Raises:
+            PipelineError: what a call raised.
+        """
+        owners = {worker.handle: worker for worker in self.workers if worker.calls}
+        if not owners:
+            time.sleep(timeout)
+        for handle in wait(list(owners), timeout) if owners else ():
+            worker = owners[handle]
+            try:
+                number, result, error = worker.handle.recv()
+            except (EOFError, OSError):
+                yield self._replace(worker)
+                continue
+            call = worker.calls.pop(number)
+            if error is not None:
+                raise error
+            worker.started = True
+            yield Answer(worker, call, result)
+
+    def _replace(self, worker: Worker) -> Answer:
+        assert isinstance(worker, Process)
+        worker.end()
+        self.workers[self.workers.index(worker)] = self._hire()
+        return Answer(worker, next(iter(worker.calls.values())), lost=True)
+
+    def dismiss(self, patience: float = LEAVE) -> None:
+        """Let idle workers close their spools, then end all of them."""
+        deadline = time.monotonic() + patience
+        closing = [worker for worker in self.workers if worker.started and not worker.units]
+        for worker in closing:
+            worker.ask("close")
+        for worker in closing if patience else ():
+            _drain(worker.handle, deadline)
+        for worker in self.workers:
+            assert isinstance(worker, Process)
+            worker.end()
+        self.workers = []
+
+
+def _drain(handle: Connection, deadline: float) -> None:
+    """Wait until a worker that was told to close has done so and gone."""
+    try:
+        while handle.poll(max(0.0, deadline - time.monotonic())):
+            handle.recv()
+    except (EOFError, OSError):
+        return
+
+
+def serve(connection: Connection, actor: SimulationActor) -> None:
+    """Answer calls of an actor's methods until told to close, or until the driver is gone."""
+    method = ""
+    while method != "close":
+        try:
+            number, method, arguments = connection.recv()
+        except (EOFError, OSError):
+            return
+        result, failed = None, None
+        try:
+            result = getattr(actor, method)(*arguments)
+        except PipelineError as error:
+            failed = error
+        except Exception as error:
+            failed = PipelineError(f"a simulation process failed: {error!r}")
+        connection.send((number, result, failed))
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])), SimulationActor(sys.argv[2]))

@@ -1,0 +1,427 @@
+"""Leases: one holder at a time, expiry by the file system's clock, plans, work taken over, the whole stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import config as configuration
+from pipeline.config import Config
+from pipeline.errors import LockedError, PipelineError, Stopped, TooManyFailed, UsageError
+from pipeline.leases.lease import Board, Holder, Lost
+from pipeline.leases.member import Member
+from pipeline.leases.plan import Plan
+from pipeline.leases.stage import simulate
+from pipeline.run import Run
+from pipeline.simulate import identity, simulation_of
+from pipeline.simulation.task import schema_of
+from pipeline.stop import Stop
+from pipeline.store import Outcome, Rows, Schema, Spool, Store
+
+SIMULATOR = """
+import ctypes, os, signal, time
+import numpy as np
+from simulators import Normal, simulator
+
+
+@simulator(prior={"a": Normal(0, 1), "b": Normal(0, 1)})
+def noisy(a, b, rng):
+    time.sleep(float(os.environ.get("NAP", "0")))
+    if os.environ.get("HARSH"):
+        if a > 2.0:
+            raise RuntimeError("a is large")
+        if a < -2.0:
+            ctypes.CDLL(None).sleep(60)  # no Python signal handler runs in here
+        if b > 2.0:
+            ctypes.string_at(0)  # a segmentation fault
+        if b < -2.0:
+            return {"x": np.array([np.nan, 0.0])}
+    return {"x": np.array([a, b]) + 0.5 * rng.normal(size=2)}
+
+
+@simulator(prior={"a": Normal(0, 1)}, batched=True)
+def block(a, rng):
+    return {"x": a[:, None] + rng.normal(size=(len(a), 2))}
+"""
+
+
+# --- leases ----------------------------------------------------------------------------------------
+
+
+def test_a_name_has_one_holder(tmp_path: Path) -> None:
+    with Holder(tmp_path, 60, "one") as one, Holder(tmp_path, 60, "two") as two:
+        assert one.take("7")
+        assert not one.take("7")
+        assert not two.take("7")
+        assert not list(two.expired([("7", 0)]))
+        one.done("7")
+        assert two.look() == ({}, {"7"})
+        assert not two.take("7")
+
+
+def test_of_many_who_want_a_name_at_once_one_gets_it(tmp_path: Path) -> None:
+    won: list[str] = []
+    gate = threading.Barrier(16)
+
+    def grab(name: str) -> None:
+        with Holder(tmp_path, 60, name) as holder:
+            gate.wait()
+            won.extend(lease for lease in map(str, range(50)) if holder.take(lease))
+            gate.wait()
+
+    threads = [threading.Thread(target=grab, args=(f"p{k}",)) for k in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(int, won)) == list(range(50))
+
+
+def test_a_lease_lives_as_long_as_its_card_is_touched(tmp_path: Path) -> None:
+    with Holder(tmp_path, 1.0, "alive") as alive:
+        alive.take("0")
+        time.sleep(1.6)
+        assert not list(Board(tmp_path, 1.0).expired([("0", 0)]))
+        assert Board(tmp_path, 1.0).living() == ["alive"]
+
+
+@pytest.mark.parametrize("skew", [-60.0, 60.0])
+def test_no_local_clock_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skew: float
+) -> None:
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + skew)
+    with Holder(tmp_path, 1.0, "one") as one:
+        one.take("0")
+        assert not list(Board(tmp_path, 1.0).expired([("0", 0)]))
+        _die(one, age=1.1)
+        assert list(Board(tmp_path, 1.0).expired([("0", 0)])) == [("0", "one")]
+
+
+def test_a_minute_of_skew_in_the_cards_is_borne_by_the_default_term(tmp_path: Path) -> None:
+    term = configuration.Simulate().term
+    with Holder(tmp_path, term, "one") as one:
+        one.take("0")
+        for age in (-60.0, 60.0):
+            _die(one, age)  # alive, on a node whose clock stamps its files and is wrong
+            assert not list(Board(tmp_path, term).expired([("0", 0)]))
+
+
+def test_a_takeover_is_won_once_and_not_undone(tmp_path: Path) -> None:
+    with Holder(tmp_path, 5.0, "dead") as dead, Holder(tmp_path, 5.0, "a") as a:
+        dead.take("3")
+        _die(dead, age=9.0)
+        with Holder(tmp_path, 5.0, "b") as b:
+            (found,) = b.expired([("3", 0)])
+            assert found == ("3", "dead")
+            assert a.take("3", 1)
+            assert not b.take("3", 1)  # though b saw it expired as well
+            assert not list(b.expired([("3", 1)]))
+
+
+def test_leaving_frees_what_is_not_done_at_once(tmp_path: Path) -> None:
+    with Holder(tmp_path, 3600.0, "one") as one:
+        one.take("0")
+        one.take("1")
+        one.done("1")
+    board = Board(tmp_path, 3600.0)
+    assert list(board.expired([("0", 0)])) == [("0", "one")]
+    assert board.look() == ({"0": 0}, {"1"})
+
+
+def test_a_process_that_lost_its_folder_learns_it(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    with Holder(tmp_path, 1.0, "one", home) as one:
+        one.check()
+        home.rename(tmp_path / "taken")
+        with pytest.raises(Lost, match=r"silent for more than 1 s"):
+            _until(lambda: bool(one.check()))
+
+
+# --- plans -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [1, 10])
+def test_a_plan_cuts_every_id_into_one_block_and_keeps_keys_whole(tmp_path: Path, key: int) -> None:
+    ids = np.setdiff1d(np.arange(500), [3, 77, *range(200, 260)])
+    Plan.of(ids, key, 40).write(tmp_path / "plan.json", "abc")
+    plan = Plan.read(tmp_path / "plan.json", "abc")
+    blocks = [plan.block(k) for k in range(len(plan))]
+    assert len(plan) == 40
+    assert np.array_equal(np.concatenate(blocks), ids)
+    assert all(np.all(plan.blocks_of(block) == k) for k, block in enumerate(blocks))
+    keys = [number for block in blocks for number in np.unique(block // key)]
+    assert len(keys) == len(set(keys))
+
+
+def test_a_plan_of_few_ids_or_none(tmp_path: Path) -> None:
+    assert [len(Plan.of(np.arange(n), 1, 8)) for n in (0, 1, 5, 8, 9)] == [0, 1, 5, 8, 8]
+    Plan.of(np.arange(0), 1, 8).write(tmp_path / "plan.json", "")
+    assert len(Plan.read(tmp_path / "plan.json", "").ids) == 0
+
+
+def test_another_code_is_refused(tmp_path: Path) -> None:
+    Plan.of(np.arange(3), 1, 3).write(tmp_path / "plan.json", "abc")
+    with pytest.raises(PipelineError, match=r"simulator's source is another"):
+        Plan.read(tmp_path / "plan.json", "abd")
+
+
+# --- members ---------------------------------------------------------------------------------------
+
+
+def _rows(ids: list[int]) -> Rows:
+    n = len(ids)
+    return Rows(np.array(ids), np.array(ids, float)[:, None], {"x": np.array(ids, float)}, {},
+                np.zeros(n, np.uint8), np.zeros(n, np.float32))  # fmt: skip
+
+
+SCHEMA = Schema({"x": ("<f8", ())})
+
+
+def _store(path: Path) -> Store:
+    return Store.create(path / "store", {"names": ["a"]}, SCHEMA, 1 << 12)
+
+
+def test_members_publish_at_once_and_every_shard_gets_its_number(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    per = 40
+
+    def write(number: int) -> None:
+        with (
+            Member(Store.open(store.path)) as member,
+            Spool(member.spool_directory, "a", SCHEMA, 10) as spool,
+        ):
+            for start in range(number * per, (number + 1) * per, 5):
+                spool.append(_rows(list(range(start, start + 5))))
+                member.publish()
+
+    threads = [threading.Thread(target=write, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    names = sorted(path.name for path in (store.path / "shards").iterdir())
+    assert names == [f"{k:06d}" for k in range(len(names))]
+    assert store.counts(8 * per)["missing"] == 0
+    with store.writer():
+        pass
+    assert np.array_equal(store.ids(), np.arange(8 * per))
+    assert sum(len(shard) for shard in store.index.shards) == 8 * per  # no row twice
+    assert not store.verify()
+
+
+def test_the_session_of_a_dead_member_is_taken_once_with_what_it_had_taken(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    members = [Member(store).__enter__() for _ in range(3)]
+    spools = [Spool(m.spool_directory, "a", SCHEMA, 100) for m in members]
+    for k, spool in enumerate(spools):
+        spool.append(_rows([k]))
+    names = [member.spool_directory.name for member in members]
+    members[1].take_session(names[0])
+    members[2].take_session(names[0])  # too late
+    members[2].take_session(names[1])
+    assert members[2].durable(np.arange(5)).tolist() == [0, 1]
+    with pytest.raises(PipelineError, match=r"taken over"):
+        spools[0].append(_rows([3]))
+    with store.writer():
+        pass
+    assert {0, 1, 2} <= set(store.ids().tolist())
+    assert len(store.index.shards) == 1
+
+
+def test_members_agree_on_the_outputs(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store", {"names": ["a"]})
+    with Member(store) as one, Member(Store.open(store.path)) as two:
+        one.set_schema(SCHEMA)
+        two.set_schema(SCHEMA)
+        with pytest.raises(UsageError, match=r"holds outputs .* the simulator gives"):
+            two.set_schema(Schema({"x": ("<f8", (2,))}))
+    assert store.schema == SCHEMA
+
+
+# --- the stage -------------------------------------------------------------------------------------
+
+
+def _config(folder: Path, *words: str, name: str = "noisy") -> Config:
+    (folder / "noisy.py").write_text(SIMULATOR)
+    values = {
+        "name": "small",
+        "simulator": f"{folder / 'noisy.py'}:{name}",
+        "budget": 60,
+        "test": 0,
+    }
+    return configuration.build(
+        configuration.override(values, ("simulate.workers=1", "simulate.term=2", *words))
+    )
+
+
+def _expected(config: Config) -> str:
+    """Return the digest of rows computed here, one after the other."""
+    simulation = simulation_of(config, "train")
+    rows = [
+        simulation.run(np.arange(k, k + simulation.block))
+        for k in range(0, config.budget, simulation.block)
+    ]
+    schema = schema_of(rows[0], frozenset())
+    folder = Path(config.simulator.name.rpartition(":")[0]).parent / f"expected-{time.time_ns()}"
+    store = Store.create(folder, identity(simulation), schema)
+    with store.writer() as writer, Spool(writer.spool_directory, "a", schema, 1000) as spool:
+        for row in rows:
+            spool.append(row.take(np.flatnonzero(row.ids < config.budget)))
+    return store.digest(config.budget)
+
+
+def _command(config: Config, run: Run, **variables: str) -> subprocess.Popen[bytes]:
+    configuration.save(config, run)
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "simulate", "-o", str(run.path), "--leases"],
+        env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["noisy", "block"])
+def test_three_processes_give_the_digest_of_one(tmp_path: Path, name: str) -> None:
+    config = _config(tmp_path, "simulate.leases=12", "simulate.block=4", name=name)
+    run = Run(tmp_path / "run")
+    processes = [_command(config, run) for _ in range(3)]
+    for process in processes:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    store = Store.open(run.store("train"))
+    assert store.digest(60) == _expected(config)
+    assert len(store.index.shards) == 1
+    assert not any((store.path / "sessions").iterdir())
+    assert not any((store.path / "leases").iterdir())
+    events = [json.loads(line) for line in run.journal.read_text().splitlines()]
+    assert [event["simulated"] for event in events] == [
+        60
+    ]  # one process said so, and no row was made twice
+    assert not store.verify()
+
+
+def test_failures_of_all_kinds_are_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARSH", "1")
+    config = _config(tmp_path, "simulate.timeout=0.3", "max_failed=1", "budget=80")
+    result = simulate(config, Run(tmp_path / "run"), stop=Stop())
+    thetas = np.array([simulation_of(config, "train").theta(np.array([k]))[0] for k in range(80)])
+    a, b = thetas.T
+    known = {
+        "timeout": np.sum(a < -2),
+        "failed": np.sum((a > 2) | ((b > 2) & (a >= -2))),
+        "invalid": np.sum((b < -2) & (np.abs(a) <= 2)),
+    }
+    assert all(known.values())
+    assert {kind: result.counts[kind] for kind in known} == known
+    assert result.counts["missing"] == 0
+    rows = Store.open(tmp_path / "run/store/train").failures()
+    reasons = {row.message for row in rows if row.outcome == Outcome.TIMEOUT}
+    assert reasons == {"no result within 0.3s: its process was ended"}
+    with pytest.raises(TooManyFailed):
+        simulate(config.model_copy(update={"max_failed": 0.01}), Run(tmp_path / "run"), stop=Stop())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_notice_leaves_everything_durable_and_the_leases_free(
+    tmp_path: Path, number: int
+) -> None:
+    config, run = _config(tmp_path, "simulate.term=3600"), Run(tmp_path / "run")
+    process = _command(config, run, NAP="0.1")
+    done = _until(lambda: _done(run) >= 5)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 4, said
+    assert b"repeat the same command to continue" in said
+    assert _done(run) >= done
+    again = _command(config, run)  # need not wait for the term
+    _, said = again.communicate(timeout=60)
+    assert again.returncode == 0, said
+    assert Store.open(run.store("train")).digest(60) == _expected(config)
+
+
+def test_a_killed_process_loses_what_was_in_flight_and_no_lease_is_stuck(tmp_path: Path) -> None:
+    config, run = _config(tmp_path, "simulate.leases=6"), Run(tmp_path / "run")
+    victim = _command(config, run, NAP="0.1")
+    _until(lambda: _done(run) >= 5)
+    victim.kill()
+    victim.wait()
+    before = _done(run)
+    result = simulate(config, run, stop=Stop())
+    assert Store.open(run.store("train")).digest(60) == _expected(config)
+    assert result.simulated == 60 - before  # a block that was half done is gone on with
+
+
+def test_a_frozen_process_is_replaced_and_gives_in_when_it_wakes(tmp_path: Path) -> None:
+    config, run = _config(tmp_path, "simulate.leases=6"), Run(tmp_path / "run")
+    frozen = _command(config, run, NAP="0.1")
+    _until(lambda: _done(run) >= 5)
+    frozen.send_signal(signal.SIGSTOP)
+    try:
+        simulate(config, run, stop=Stop())
+    finally:
+        frozen.send_signal(signal.SIGCONT)
+    _, said = frozen.communicate(timeout=60)
+    assert frozen.returncode == 0, said  # all is there, whoever did it
+    store = Store.open(run.store("train"))
+    assert store.digest(60) == _expected(config)
+    assert not any((store.path / "sessions").iterdir())
+
+
+def test_a_larger_budget_adds_and_a_complete_one_does_nothing(tmp_path: Path) -> None:
+    config, run = _config(tmp_path), Run(tmp_path / "run")
+    assert simulate(config, run, stop=Stop()).simulated == 60
+    assert simulate(config, run, stop=Stop()).simulated == 0
+    more = config.model_copy(update={"budget": 90})
+    assert simulate(more, run, stop=Stop()).simulated == 30
+    assert Store.open(run.store("train")).digest(90) == _expected(more)
+
+
+def test_a_stop_before_the_work_is_a_stop(tmp_path: Path) -> None:
+    stop = Stop()
+    stop.request("SIGUSR1")
+    with pytest.raises(Stopped):
+        simulate(_config(tmp_path), Run(tmp_path / "run"), stop=stop)
+
+
+def test_those_who_share_a_run_keep_a_single_driver_out(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with run.lock(shared=True), run.lock(shared=True), pytest.raises(LockedError), run.lock():
+        pass
+    with run.lock(), pytest.raises(LockedError), run.lock(shared=True):
+        pass
+
+
+def test_more_workers_than_cores_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"simulate\.workers=1000 .* do not fit"):
+        simulate(_config(tmp_path, "simulate.workers=1000"), Run(tmp_path / "run"), stop=Stop())
+
+
+def _die(holder: Holder, age: float) -> None:
+    """Stop touching a card, and make it as old as given."""
+    holder._over.set()
+    holder._heart.join()
+    now = holder._now()
+    os.utime(holder.card, (now - age, now - age))
+
+
+def _done(run: Run) -> int:
+    path = run.store("train")
+    return Store.open(path).counts()["done"] if (path / "store.json").exists() else 0
+
+
+def _until(value: Callable[[], int | bool], patience: float = 60) -> int | bool:
+    deadline = time.monotonic() + patience
+    while not (found := value()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
