@@ -62,14 +62,17 @@ class Processes:
         name = f"{next(self._numbers):05d}"
         ours, theirs = Pipe()
         with theirs:
-            child = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno()), name],
-                env=self._variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )  # fmt: skip
+            child = self._start(theirs, name)
         worker = Process(name, ours, child=child)
         worker.send("start", self.job)
         return worker
+
+    def _start(self, connection: Connection, name: str) -> Any:
+        return subprocess.Popen(
+            [sys.executable, "-m", __name__, str(connection.fileno()), name],
+            env=self._variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            pass_fds=[connection.fileno()],
+        )  # fmt: skip
 
     def note(self, worker: Worker) -> Path:
         return self.job.folder / f"{worker.name}.note"

@@ -377,6 +377,17 @@ def test_a_frozen_process_is_replaced_and_gives_in_when_it_wakes(tmp_path: Path)
     assert not any((store.path / "sessions").iterdir())
 
 
+@pytest.mark.chaos
+def test_of_many_processes_most_are_killed_and_every_id_is_there_once() -> None:
+    command = "import json; from benchmarks.leases import stress; print(json.dumps(stress(16, 8, 600, 120, 2.0)))"
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, check=False, timeout=240
+    )  # in a process of its own, which may fork
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["held"], result
+
+
 def test_a_larger_budget_adds_and_a_complete_one_does_nothing(tmp_path: Path) -> None:
     config, run = _config(tmp_path), Run(tmp_path / "run")
     assert simulate(config, run, stop=Stop()).simulated == 60

@@ -1,0 +1,232 @@
+"""Leases under fire, and what one costs.
+
+`python -m benchmarks.leases [WORKERS]`: 200 short-lived processes, in waves, simulate one store; most are
+killed at random (SIGKILL), and the clock of each is wrong by up to a minute. In the end every id must be there
+exactly once, as in a quiet run. Then the cost of a lease on this disk. Prints one JSON object; exit code 1 unless
+all held.
+
+The processes are forked from this one, which has imported everything: only the interpreter's start is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import config as configuration
+from pipeline.config import Config
+from pipeline.leases import stage
+from pipeline.leases.lease import Board, Holder
+from pipeline.run import Run
+from pipeline.simulate import identity, simulation_of
+from pipeline.simulation.actor import SimulationActor
+from pipeline.simulation.processes import Processes, serve
+from pipeline.simulation.task import schema_of
+from pipeline.stop import Stop
+from pipeline.store import Spool, Store
+
+WORKERS, WAVE = 200, 25
+KILLED = 0.7  # share of the processes
+BUDGET, LEASES, TERM = 4000, 800, 4.0
+SKEW = 60.0  # seconds
+PATIENCE = 600.0
+SIMULATOR = """
+import os, time
+import numpy as np
+from simulators import Normal, simulator
+
+CALLS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "calls")
+
+
+@simulator(prior={"a": Normal(0, 1), "b": Normal(0, 1)})
+def noisy(a, b, rng):
+    handle = os.open(CALLS, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, b".")
+    os.close(handle)
+    time.sleep(0.004)
+    return {"x": np.array([a, b]) + 0.5 * rng.normal(size=2)}
+"""
+
+
+class _Child:
+    """A forked process with what `Processes` needs of one."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        with suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
+class Forked(Processes):
+    """Workers that need not import anything."""
+
+    def _start(self, connection: Connection, name: str) -> Any:
+        pid = os.fork()
+        if pid:
+            return _Child(pid)
+        for worker in self.workers:
+            worker.handle.close()  # else a dead driver would not be noticed
+        serve(connection, SimulationActor(name))
+        os._exit(0)
+
+
+def configure(folder: Path, budget: int, leases: int, term: float) -> Config:
+    (folder / "noisy.py").write_text(SIMULATOR)
+    return configuration.build(
+        {
+            "name": "leases",
+            "simulator": f"{folder / 'noisy.py'}:noisy",
+            "budget": budget,
+            "simulate": {"workers": 1, "leases": leases, "term": term},
+        }
+    )
+
+
+def begin(config: Config, run: Run) -> int:
+    """Start a process that takes part, with a clock of its own; return its number."""
+    skew = random.uniform(-SKEW, SKEW)
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.setsid()
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        real, real_ns = time.time, time.time_ns
+        time.time = lambda: real() + skew
+        time.time_ns = lambda: real_ns() + int(skew * 1e9)
+        stage.Processes = Forked  # type: ignore[misc]
+        stage.simulate(config, run, stop=Stop())
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def fire(config: Config, run: Run, workers: int, wave: int) -> dict[str, Any]:
+    """Let so many processes take part, a wave at a time, and kill most of them."""
+    began, killed, failed, started = time.monotonic(), 0, 0, 0
+    deadlines: dict[int, float] = {}
+    while started < workers or deadlines:
+        while started < workers and len(deadlines) < wave:
+            doomed = started < workers - wave and random.random() < KILLED
+            lives = random.expovariate(1 / 1.5) if doomed else PATIENCE
+            deadlines[begin(config, run)] = time.monotonic() + lives
+            started += 1
+        for pid, deadline in list(deadlines.items()):
+            if time.monotonic() > deadline:
+                assert deadline - began < PATIENCE, "a process did not end: a lease is stuck"
+                os.kill(pid, signal.SIGKILL)
+            gone, status = os.waitpid(pid, os.WNOHANG)
+            if gone:
+                del deadlines[pid]
+                killed += os.WIFSIGNALED(status)
+                failed += os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0
+        time.sleep(0.01)
+    return {"workers": workers, "at_once": wave, "killed": killed, "failed": failed,
+            "seconds": time.monotonic() - began}  # fmt: skip
+
+
+def quiet(config: Config, folder: Path) -> str:
+    """Return the digest of the rows computed one after the other."""
+    simulation = simulation_of(config, "train")
+    rows = [simulation.run(np.array([number])) for number in range(config.budget)]
+    store = Store.create(folder, identity(simulation), schema_of(rows[0], frozenset()))
+    with store.writer() as writer, Spool(writer.spool_directory, "a", store.schema, 10**6) as spool:
+        for row in rows:
+            spool.append(row)
+    return store.digest(config.budget)
+
+
+def stress(
+    workers: int, wave: int, budget: int = BUDGET, leases: int = LEASES, term: float = TERM
+) -> dict[str, Any]:
+    """Run under fire and return what came of it; `held` says whether every promise was kept."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        config, run = configure(folder, budget, leases, term), Run(folder / "run")
+        configuration.save(config, run)
+        result = fire(config, run, workers, wave)
+        calls = (folder / "calls").stat().st_size
+        store = Store.open(run.store("train"))
+        size = -(-budget // min(leases, budget))
+        # of a process killed: one unit running and one queued, each at most a block; the same for one thought dead
+        most = 2 * size * workers
+        result |= {
+            "ids": budget,
+            "leases": min(leases, budget),
+            "repeated": calls - budget,
+            "repeated_at_most": most,
+            "missing": len(store.missing(budget)),
+            "rows_stored": sum(len(shard) for shard in store.index.shards),
+            "left_over": len(list((store.path / "sessions").iterdir()))
+            + len(list((store.path / "leases").iterdir())),
+            "digest_is_that_of_a_quiet_run": store.digest(budget)
+            == quiet(config, folder / "quiet"),
+        }
+        result["held"] = bool(
+            result["rows_stored"] == budget
+            and not result["missing"]
+            and not result["left_over"]
+            and not result["failed"]
+            and result["repeated"] <= most
+            and result["digest_is_that_of_a_quiet_run"]
+        )
+        return result
+
+
+def cost(blocks: int = 2000, repeats: int = 5) -> dict[str, float]:
+    """Return what a lease costs on this disk: taken and done, looked at, found expired."""
+    took, looked, judged = [], [], []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder, Holder(Path(folder), 60.0, "one") as holder:
+            began = time.perf_counter()
+            for block in range(blocks):
+                holder.take(f"{block:06d}")
+            for block in range(blocks // 2):
+                holder.done(f"{block:06d}")
+            took.append((time.perf_counter() - began) / blocks)
+            began = time.perf_counter()
+            holder.look()
+            looked.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            list(
+                Board(holder.folder, 60.0).expired(
+                    (f"{b:06d}", 0) for b in range(blocks // 2, blocks)
+                )
+            )
+            judged.append((time.perf_counter() - began) / (blocks // 2))
+    return {
+        "lease_us": 1e6 * statistics.median(took),
+        "look_us_per_entry": 1e6 * statistics.median(looked) / blocks,
+        "expiry_us": 1e6 * statistics.median(judged),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    workers = int(sys.argv[1]) if len(sys.argv) > 1 else WORKERS
+    held = stress(workers, min(WAVE, workers))
+    print(json.dumps({"benchmark": "leases", **held, **cost(), "load": os.getloadavg()[0]}))
+    sys.exit(not held["held"])
+
+
+if __name__ == "__main__":
+    main()
