@@ -126,7 +126,7 @@ def fire(config: Config, run: Run, workers: int, wave: int) -> dict[str, Any]:
     deadlines: dict[int, float] = {}
     while started < workers or deadlines:
         while started < workers and len(deadlines) < wave:
-            doomed = started < workers - wave and random.random() < KILLED
+            doomed = started < 0.9 * workers and random.random() < KILLED
             lives = random.expovariate(1 / 1.5) if doomed else PATIENCE
             deadlines[begin(config, run)] = time.monotonic() + lives
             started += 1
@@ -167,8 +167,7 @@ def stress(
         calls = (folder / "calls").stat().st_size
         store = Store.open(run.store("train"))
         size = -(-budget // min(leases, budget))
-        # of a process killed: one unit running and one queued, each at most a block; the same for one thought dead
-        most = 2 * size * workers
+        most = 2 * size * result["killed"]  # a process has one unit running and one queued
         result |= {
             "ids": budget,
             "leases": min(leases, budget),

@@ -27,11 +27,12 @@ mkdir -p "${variable}"
   [ -d "${variable}" ] && echo $code > "${variable}/{ended}"
 }} &
 """
+TASK = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"  # its own id may stand for the whole array
 AGAIN = """\
 if [ $code = {stopped} ] || [ -n "$stopping" ]; then
-  state=$(squeue --noheader --format=%T --jobs=$SLURM_JOB_ID)  # a cancelled job is not RUNNING
+  state=$(squeue --noheader --format=%T --jobs={me})  # a cancelled job is not RUNNING
   if [ "$state" = RUNNING ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
-    scontrol requeue $SLURM_JOB_ID && sleep 60  # SLURM ends this script
+    scontrol requeue {me} && sleep 60  # SLURM ends this script
   fi
 fi
 """
@@ -87,7 +88,8 @@ def script(job: Job) -> str:
             variable=FOLDER, folder=quoted(job.folder), command=shlex.join(job.node), ended=AGENTS
         )
         end = f'rm -rf "${FOLDER}"\n'
-    again = AGAIN.format(stopped=STOPPED, restarts=job.restarts)
+    me = TASK if "array" in job.options else "$SLURM_JOB_ID"
+    again = AGAIN.format(stopped=STOPPED, restarts=job.restarts, me=me)
     return head(job, "#SBATCH", lines) + body(job, nodes, again=again, end=end)
 
 
@@ -114,14 +116,15 @@ def states(ids: Iterable[str]) -> dict[str, State]:
         ValueError: its controller does not answer.
     """
     wanted = list(ids)
-    found = {}
+    found: dict[str, State] = {}
     for line in call(
         ["squeue", "--me", "--states=all", "--noheader", "--format=%i|%T|%r"]
     ).splitlines():
         number, state, reason = line.split("|", 2)
+        number = number.partition("_")[0]
         if number in wanted:
             told = reason if reason not in ("None", "(null)") else ""
-            found[number] = State(state, told, state in LIVE)
+            found[number] = _worst(State(state, told, state in LIVE), found.get(number))
     lost = [number for number in wanted if number not in found]
     if lost:
         command = [
@@ -133,8 +136,17 @@ def states(ids: Iterable[str]) -> dict[str, State]:
         ]
         for line in _accounts([*command, f"--jobs={','.join(lost)}"]):
             number, state, code = line.split("|", 2)
-            found[number] = State(state.partition(" ")[0], f"exit code {code.partition(':')[0]}")
+            number = number.partition("_")[0]
+            ended = State(state.partition(" ")[0], f"exit code {code.partition(':')[0]}")
+            found[number] = _worst(ended, found.get(number))
     return found
+
+
+def _worst(one: State, other: State | None) -> State:
+    """Return the state of an array from those of two tasks: live ones first, then those that did not complete."""
+    if other is None:
+        return one
+    return min(one, other, key=lambda s: (not s.live, s.state != "RUNNING", s.state == "COMPLETED"))
 
 
 def _accounts(command: list[str]) -> list[str]:

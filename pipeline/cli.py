@@ -216,6 +216,8 @@ def submit(
     gres: Annotated[str | None, typer.Option(help="Like gpu:1.")] = None,
     constraint: Annotated[str | None, typer.Option()] = None,
     exclusive: Annotated[bool, typer.Option("--exclusive", help="Whole nodes.")] = False,
+    layout: Annotated[str | None, typer.Option(help="How simulations share: ray or array.")] = None,
+    array: Annotated[str | None, typer.Option(help="Tasks of layout array, like 0-99.")] = None,
     dry: Annotated[bool, typer.Option("--dry-run", help="Print the scripts.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -226,9 +228,11 @@ def submit(
 
     named = {"nodes": nodes, "time": time, "partition": partition, "account": account, "qos": qos, "mem": mem,
              "cpus-per-task": cpus_per_task, "gres": gres, "constraint": constraint,
-             "exclusive": exclusive or None}  # fmt: skip
+             "exclusive": exclusive or None, "array": array}  # fmt: skip
     asked = {name: value for name, value in named.items() if value is not None}
     others, rest = options(words or ())
+    if layout:
+        rest.append(f"cluster.layout={layout}")
     settings, target = _open(output, config, rest)
     result = submission.submit(settings, target, stage, {**asked, **others}, dry)
     _print(result, as_json, show.submitted(result, output))

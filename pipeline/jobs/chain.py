@@ -24,13 +24,18 @@ class Layout:
     Attributes:
         words: overrides of the command that simulates.
         node: module that joins another node to the job; None: tasks know nothing of each other.
+        array: whether the job is an array, whose tasks share the run through leases.
     """
 
     words: Callable[[str], tuple[str, ...]]
     node: str | None
+    array: bool = False
 
 
-LAYOUTS = {"ray": Layout(lambda system: (f"cluster.backend={system}",), "cluster.node")}
+LAYOUTS = {
+    "ray": Layout(lambda system: (f"cluster.backend={system}",), "cluster.node"),
+    "array": Layout(lambda system: ("--leases", f"cluster.backend={system}"), None, array=True),
+}
 
 
 def system_of(config: Config) -> tuple[str, cluster.System]:
@@ -83,6 +88,8 @@ def chain(
         raise UsageError(
             f"cluster.layout = {config.cluster.layout!r}: valid are {', '.join(LAYOUTS)}"
         )
+    if layout.array and "array" not in {**config.cluster.options, **options}:
+        raise UsageError("cluster.layout=array needs to know how many tasks: --array=0-99")
     stages = _stages(config, run, stage)
     if len(stages) > 1 and not module.CHAINS:
         stages = ("run",)
@@ -118,11 +125,13 @@ def _job(
     settings = config.cluster
     python = (*shlex.split(settings.prefix), settings.python or _python(settings.prefix))
     path = run.path.resolve()
-    words = layout.words(system) if stage in ("simulate", "run") else (f"cluster.backend={system}",)
+    simulates = stage in ("simulate", "run")
+    words = layout.words(system) if simulates else (f"cluster.backend={system}",)
+    array = simulates and layout.array
+    shares = (simulates and not array) or (stage == "train" and config.train.workers > 0)
     source = (str(path / "config.yml"),) if stage == "run" else ()
     work = (*python, "-m", "pipeline", stage, *source, "-o", str(path), *words)
     report = (*python, "-m", "pipeline", "report", "-o", str(path))
-    shares = stage in ("simulate", "run") or (stage == "train" and config.train.workers > 0)
     return Job(
         title=f"{stage} of {path}",
         name=f"{config.name}-{stage}",
@@ -132,8 +141,8 @@ def _job(
         work=work,
         then=(report,) if stage == "evaluate" else (),
         node=(*python, "-m", layout.node, system) if shares and layout.node else None,
-        lock=path / "lock",
-        options=_options(config, stage, options, shares),
+        lock=None if array else path / "lock",
+        options=_options(config, stage, options, shares, array),
         directives=settings.directives,
         setup=settings.setup,
         notice=settings.notice,
@@ -146,11 +155,13 @@ def _python(prefix: str) -> str:
 
 
 def _options(
-    config: Config, stage: str, options: Mapping[str, Value], shares: bool
+    config: Config, stage: str, options: Mapping[str, Value], shares: bool, array: bool
 ) -> dict[str, Value]:
-    """Return what a job asks for; work that uses one node gets no more than one."""
+    """Return what a job asks for; work that uses one node gets no more than one, and one task."""
     everywhere = {**config.cluster.options, **options}
     if not shares:
         everywhere.pop("nodes", None)
+    if not array and config.cluster.layout == "array":
+        everywhere.pop("array")
     own = getattr(config.cluster.stages, stage, {})
     return {"nodes": 1, **everywhere, **{k: v for k, v in own.items() if k not in options}}

@@ -22,7 +22,7 @@ def check(config: Config, run: Run, job: Job) -> None:
         UsageError: names the option or the place, and what would be valid.
     """
     for option in OURS:
-        if option in job.options:
+        if option in job.options and (option, config.cluster.layout) != ("array", "array"):
             raise UsageError(
                 f"--{option} is decided by sbiflow (cluster.layout={config.cluster.layout})"
             )

@@ -1,0 +1,143 @@
+"""A job array on a real SLURM: tasks that share a run through leases, without Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.config import Config, build, read
+from pipeline.errors import UsageError
+from pipeline.run import Run
+from pipeline.simulate import identity, simulation_of
+from pipeline.simulation.task import schema_of
+from pipeline.store import Spool, Store
+from pipeline.submit import states, submit
+from tests.cluster.slurm import Slurm
+
+SIMULATOR = """
+import os, time
+import numpy as np
+from simulators import Normal, simulator
+
+
+@simulator(prior={"a": Normal(0, 1), "b": Normal(0, 1)})
+def noisy(a, b, rng):
+    time.sleep(float(os.environ.get("NAP", "0")))
+    return {"x": np.array([a, b]) + 0.5 * rng.normal(size=2)}
+"""
+CONFIG = """
+name: small
+simulator: {folder}/noisy.py:noisy
+budget: 120
+test: 0
+simulate: {{workers: 1, leases: 40, term: 5}}
+cluster: {{shared: true, notice: 20, layout: array}}
+"""
+PIPELINE = (sys.executable, "-m", "pipeline")
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "noisy.py").write_text(SIMULATOR)
+    (tmp_path / "small.yaml").write_text(CONFIG.format(folder=tmp_path))
+    return tmp_path / "small.yaml"
+
+
+def settings(config: Path) -> Config:
+    return build(read(config))
+
+
+def expected(config: Config, folder: Path) -> str:
+    """Return the digest of the rows computed here, one after the other."""
+    simulation = simulation_of(config, "train")
+    rows = [simulation.run(np.array([number])) for number in range(config.budget)]
+    store = Store.create(folder, identity(simulation), schema_of(rows[0], frozenset()))
+    with store.writer() as writer, Spool(writer.spool_directory, "a", store.schema, 1000) as spool:
+        for row in rows:
+            spool.append(row)
+    return store.digest(config.budget)
+
+
+def queue(config: Path, run: Path, nap: float) -> str:
+    command = [*PIPELINE, "submit", str(config), "-o", str(run), "--stage", "simulate"]
+    done = subprocess.run(
+        [*command, "--array", "0-2", "--cpus-per-task", "1", "--json"],
+        env=os.environ | {"NAP": str(nap)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (job,) = json.loads(done.stdout)["jobs"]
+    return str(job["id"])
+
+
+def live(run: Path) -> bool:
+    return any(job["live"] for job in states(Run(run)))
+
+
+def until(true: Callable[[], bool], patience: float = 300) -> None:
+    deadline = time.monotonic() + patience
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def done(run: Path) -> int:
+    path = run / "store/train"
+    return Store.open(path).counts()["done"] if (path / "store.json").exists() else 0
+
+
+def log(run: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted((run / "jobs").glob("*.log")))
+
+
+def test_the_tasks_of_an_array_outlive_a_notice_and_a_lost_node(
+    slurm: Slurm, config: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    number = queue(config, run, nap=0.5)
+    until(lambda: done(run) >= 6)
+    running = slurm.run(
+        "squeue", "-h", "-r", "-t", "RUNNING", "-j", number, "-o", "%i %N"
+    ).splitlines()
+    assert len(running) == 3
+    first, node = running[0].split()
+    slurm.run("scancel", "--batch", "--signal=USR1", first)
+    until(lambda: "stopped by SIGUSR1" in log(run))
+    others = {line.split()[1] for line in running} - {node}
+    if others:
+        slurm.lose(others.pop())
+    until(lambda: not live(run), patience=600)
+    store = Store.open(run / "store/train")
+    assert store.counts(120)["missing"] == 0, log(run)
+    assert store.digest(120) == expected(settings(config), tmp_path / "expected")
+    assert not any((store.path / "leases").iterdir())
+    assert [job["state"] for job in states(Run(run))] == ["COMPLETED"], log(run)
+
+
+def test_an_array_says_how_many_tasks_and_ray_has_none(tmp_path: Path, config: Path) -> None:
+    with pytest.raises(UsageError, match=r"needs to know how many tasks"):
+        submit(settings(config), Run(tmp_path / "run"), dry=True)
+    cluster = settings(config).cluster.model_copy(update={"layout": "ray"})
+    ray = settings(config).model_copy(update={"cluster": cluster})
+    with pytest.raises(UsageError, match=r"--array is decided by sbiflow"):
+        submit(ray, Run(tmp_path / "run"), options={"array": "0-3"}, dry=True)
+
+
+def test_only_the_simulations_are_an_array(tmp_path: Path, config: Path) -> None:
+    jobs = submit(
+        settings(config), Run(tmp_path / "run"), options={"array": "0-3", "nodes": 4}, dry=True
+    )["jobs"]
+    texts = {job["stage"]: job["text"] for job in jobs}
+    assert ["--array=0-3" in text for text in texts.values()] == [True, False, False]
+    assert "--leases" in texts["simulate"]
+    assert "flock" not in texts["simulate"]  # the tasks hold the run together
+    assert "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" in texts["simulate"]
+    assert all("--nodes=1" in text for text in texts.values())
