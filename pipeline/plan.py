@@ -15,11 +15,14 @@ from pipeline.config import Config, simulator_of
 from pipeline.errors import UsageError
 from pipeline.ready_made import NAME as IMPORTED
 from pipeline.run import STREAMS, Run
+from pipeline.schedule import Workload, forecast
 from pipeline.seed import TRAIN, generators
 from pipeline.store import Store
 
 PROBE_SECONDS = 5.0  # a probe stops after this long, but never before one simulation
 PROBES = 5
+FIXED_SHARD_FILES = 12  # of five arrays and of the group
+FILES_PER_OUTPUT = 2
 FIXED_ROW_BYTES = 8 + 1 + 4 + 16  # id, outcome, seconds, hash
 
 
@@ -31,6 +34,7 @@ class Probe:
     row_bytes: int
     outputs: dict[str, tuple[str, tuple[int, ...]]]  # dtype and shape
     simulations: int
+    variation: float  # standard deviation of the seconds over their mean
 
 
 @dataclass(frozen=True)
@@ -76,14 +80,19 @@ def probe(config: Config) -> Probe:
         if time.perf_counter() - started > PROBE_SECONDS:
             break
     row_bytes = FIXED_ROW_BYTES + round(statistics.mean(sizes))
-    return Probe(statistics.median(seconds), row_bytes, outputs, len(seconds))
+    spread = statistics.pstdev(seconds) / max(statistics.mean(seconds), 1e-9)
+    return Probe(statistics.median(seconds), row_bytes, outputs, len(seconds), spread)
 
 
-def plan(config: Config, run: Run) -> dict[str, Any]:
+def plan(config: Config, run: Run, workers: int | None = None) -> dict[str, Any]:
     """Say what `run` would do: per stream what is there and what is missing, and its cost.
 
+    Args:
+        workers: simulations at a time; none: as configured, or as fit on what jobs ask for, or here.
+
     Returns a mapping of JSON values: `streams` (have, need, new), `seconds_per_simulation`, `core_hours`,
-    `wall_seconds`, `workers`, `bytes`, `shards`.
+    `wall_seconds`, `workers`, `bytes`, `shards`, `files`, and `schedule`: of each layout what
+    `schedule.forecast` says.
     """
     streams = {}
     for stream, budget in zip(STREAMS, (config.budget, config.test), strict=True):
@@ -93,8 +102,16 @@ def plan(config: Config, run: Run) -> dict[str, Any]:
     measured = probe(config)
     new = sum(stream["new"] for stream in streams.values())
     core_seconds = new * measured.seconds * config.simulate.cpus
-    workers = config.simulate.workers or max(1, int((os.cpu_count() or 1) / config.simulate.cpus))
+    workers = (
+        workers or config.simulate.workers or max(1, int(_cores(config) / config.simulate.cpus))
+    )
     size = new * measured.row_bytes
+    shard_bytes = config.store.shard_mb * 2**20
+    shards = math.ceil(size / shard_bytes)
+    files = FIXED_SHARD_FILES + FILES_PER_OUTPUT * len(measured.outputs)
+    work = Workload(new, measured.seconds, measured.row_bytes, shard_bytes, files, measured.variation,
+                    config.simulate.leases, config.simulate.term)  # fmt: skip
+    forecasts = forecast(work, workers) if new else {}
     return {
         "streams": streams,
         "seconds_per_simulation": measured.seconds,
@@ -102,11 +119,22 @@ def plan(config: Config, run: Run) -> dict[str, Any]:
         "workers": workers,
         "wall_seconds": new * measured.seconds / workers,
         "bytes": size,
-        "shards": math.ceil(size / (config.store.shard_mb * 2**20)) if new else 0,
+        "shards": shards,
+        "files": shards * files,
+        "schedule": {layout: found.values() for layout, found in forecasts.items()},
         "outputs": {
             name: [dtype, list(shape)] for name, (dtype, shape) in measured.outputs.items()
         },
     }
+
+
+def _cores(config: Config) -> float:
+    """Return the cores that jobs ask for, or those of this machine."""
+    options = {**config.cluster.options, **config.cluster.stages.simulate}
+    nodes, each = str(options.get("nodes", 1)).partition("-")[0], options.get("cpus-per-task")
+    if each is None or not nodes.isdecimal():
+        return os.cpu_count() or 1
+    return int(nodes) * float(each)
 
 
 def check(config: Config, draws: int = 3) -> Check:

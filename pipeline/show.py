@@ -213,8 +213,19 @@ def plan(run: Run, values: dict[str, Any]) -> str:
         f" {values['core_hours']:.3g} core hours,"
         f" about {duration(values['wall_seconds'])} on {values['workers']} workers"
     )
-    lines.append(f"{size(values['bytes'])} in {values['shards']} shards under {run.path}")
+    lines.append(
+        f"{size(values['bytes'])} in {values['shards']} shards ({values['files']} files) under {run.path}"
+    )
+    lines += [_forecast(found) for found in values["schedule"].values()]
     return "\n".join(lines)
+
+
+def _forecast(values: dict[str, Any]) -> str:
+    return (
+        f"  layout {values['layout']}: {duration(values['wall_seconds'])}, {values['efficiency']:.0%} efficient,"
+        f" {values['messages_per_second']:.3g} messages/s, fullest folder {values['entries']},"
+        f" bottleneck: {values['bottleneck']}"
+    )
 
 
 def check_values(result: Check) -> dict[str, Any]:

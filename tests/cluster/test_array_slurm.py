@@ -119,7 +119,8 @@ def test_the_tasks_of_an_array_outlive_a_notice_and_a_lost_node(
     assert store.counts(120)["missing"] == 0, log(run)
     assert store.digest(120) == expected(settings(config), tmp_path / "expected")
     assert not any((store.path / "leases").iterdir())
-    assert [job["state"] for job in states(Run(run))] == ["COMPLETED"], log(run)
+    told = slurm.run("squeue", "-h", "-r", "--states=all", "-j", number, "-o", "%i %T %r %N")
+    assert [job["state"] for job in states(Run(run))] == ["COMPLETED"], told + log(run)
 
 
 def test_an_array_says_how_many_tasks_and_ray_has_none(tmp_path: Path, config: Path) -> None:
