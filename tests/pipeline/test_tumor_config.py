@@ -20,11 +20,11 @@ def test_another_estimator_keeps_the_summary_and_takes_its_own_arguments(tmp_pat
     second = resolve(run, None, ["estimator.name=nsf"])
     assert list(differences(first, second)) == ["estimator.name"]
     shared = first.estimator.arguments
-    assert first.estimator.settings == shared | first.estimator.only["cmpe"]
+    assert first.estimator.settings == shared | first.estimator.only["cmpe_distilled"]
     assert second.estimator.settings == shared | second.estimator.only.get("nsf", {})
     assert {"summary", "summary_arguments"} <= set(second.estimator.settings)
     save(second, run)
-    assert resolve(run, None, ["estimator.name=cmpe"]) == first
+    assert resolve(run, None, ["estimator.name=cmpe_distilled"]) == first
 
 
 def test_an_argument_in_two_places_is_refused() -> None:
