@@ -37,7 +37,7 @@ def test_an_argument_in_two_places_is_refused() -> None:
     ("word", "expected"),
     [
         ("estimator.preprocessing=tumour", "did you mean 'tumor_spheroid"),
-        ("estimator.only.cmpe.wide=3", "did you mean 'width'"),
+        ("estimator.only.cmpe_distilled.wide=3", "did you mean 'width'"),
     ],
 )
 def test_wrong_names_are_refused_before_anything_runs(
