@@ -98,14 +98,20 @@ def check(config: ConfigArgument, words: Words = None, as_json: Json = False) ->
 
 @app.command()
 def plan(
-    output: RunOption, words: Words = None, config: ConfigOption = None, as_json: Json = False
+    output: RunOption,
+    words: Words = None,
+    config: ConfigOption = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Simulations at a time; default: as asked for.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Say what a run would do and cost. Writes nothing."""
+    """Say what a run would do and cost, and what would limit so many workers. Writes nothing."""
     from pipeline import plan as planning
     from pipeline import show
 
     settings, target = _open(output, config, words)
-    result = planning.plan(settings, target)
+    result = planning.plan(settings, target, workers)
     _print(result, as_json, show.plan(target, result))
 
 

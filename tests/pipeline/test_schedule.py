@@ -1,0 +1,87 @@
+"""The simulated schedule: known limits, conservation, and what grows with what."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.schedule import Forecast, Rates, Workload, forecast
+
+FREE = replace(
+    Rates(), round=0.0, worker=0.0, message=0.0, note=0.0, publish=0.0, lease=0.0, entry=0.0,
+    operations=1e12, session=0.0, fold=1e18,
+)  # fmt: skip
+STEADY = Workload(count=6000, seconds=1.0, row_bytes=100.0, variation=1e-6, leases=60_000)
+
+
+def of(layout: str, work: Workload, workers: int, rates: Rates | None = None) -> Forecast:
+    return forecast(work, workers, rates)[layout]
+
+
+@pytest.mark.parametrize("layout", ["ray", "array"])
+@pytest.mark.parametrize("workers", [1, 7, 100])
+def test_without_costs_equal_simulations_take_as_long_as_they_must(
+    layout: str, workers: int
+) -> None:
+    found = of(layout, STEADY, workers, FREE)
+    rounds = -(-STEADY.count // workers)
+    assert found.wall_seconds == pytest.approx(rounds * STEADY.seconds, rel=1e-3)
+
+
+@pytest.mark.parametrize("layout", ["ray", "array"])
+def test_the_last_simulations_cost_as_much_as_they_vary(layout: str) -> None:
+    even, uneven = (of(layout, replace(STEADY, variation=v), 1000, FREE) for v in (0.01, 1.0))
+    assert uneven.efficiency < even.efficiency <= 1.0 + 1e-3
+
+
+def test_a_driver_that_is_busy_all_the_time_hands_out_what_its_messages_allow() -> None:
+    rates = replace(FREE, message=0.01)
+    found = of("ray", replace(STEADY, count=60_000), 1000, rates)
+    assert found.messages_per_second == pytest.approx(100, rel=0.05)
+    assert found.busy == pytest.approx(1.0, abs=0.01)
+    assert found.bottleneck == "the driver"
+
+
+def test_a_slow_metadata_server_limits_leases() -> None:
+    found = of("array", replace(STEADY, count=60_000), 1000, replace(FREE, operations=200))
+    assert found.wall_seconds >= 60_000 * 3 / 200
+    assert found.bottleneck == "the metadata server"
+
+
+def test_a_long_run_is_followed_in_part_and_scales() -> None:
+    short, long = (
+        of("ray", Workload(count, 1.0, 100.0), 100, Rates()) for count in (200_000, 20_000_000)
+    )
+    assert long.wall_seconds / short.wall_seconds == pytest.approx(100, rel=0.02)
+
+
+def test_thousands_of_workers_need_more_than_a_driver() -> None:
+    work = Workload(6_000_000, 1.0, 100.0, leases=60_000)
+    found = forecast(work, 10_000)
+    assert found["ray"].bottleneck == "the driver"
+    assert found["array"].wall_seconds < found["ray"].wall_seconds / 3
+
+
+def test_plan_says_what_limits_so_many_workers(tmp_path: Path) -> None:
+    words = ["-o", str(tmp_path / "never"), "-c", "configs/two_moons.yaml", "budget=100000"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "plan", *words, "--workers", "1000", "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    values = json.loads(done.stdout)
+    assert values["workers"] == 1000
+    assert values["files"] == 14 * values["shards"]
+    assert set(values["schedule"]) == {"ray", "array"}
+    assert values["schedule"]["array"]["workers"] == 1000
+    text = subprocess.run(
+        [sys.executable, "-m", "pipeline", "plan", *words, "cluster.options={nodes: 4, cpus-per-task: 8}"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "on 32 workers" in text
+    assert "bottleneck" in text
+    assert not (tmp_path / "never").exists()
