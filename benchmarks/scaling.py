@@ -1,8 +1,8 @@
 """How simulations scale from one worker to two, and what a driver spends on each row and each unit.
 
-`python -m benchmarks.scaling`: both layouts, in one run, alternately; prints one JSON object. The ratio is that of
-rates between the first unit handed out and the last booked, medians of `REPEATS`; `forecast` is what `pipeline.schedule`
-says about the same work with the rates measured here.
+`python -m benchmarks.scaling`: both layouts, in one run, alternately; prints one JSON object. The ratio is that
+of rates between the first unit handed out and the last booked, medians of `REPEATS`; `forecast_ratio` is what
+`pipeline.schedule` says about the same work with the cost of a message measured here.
 """
 
 from __future__ import annotations
