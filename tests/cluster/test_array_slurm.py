@@ -98,6 +98,7 @@ def log(run: Path) -> str:
     return "\n".join(path.read_text() for path in sorted((run / "jobs").glob("*.log")))
 
 
+@pytest.mark.slow
 def test_the_tasks_of_an_array_outlive_a_notice_and_a_lost_node(
     slurm: Slurm, config: Path, tmp_path: Path
 ) -> None:

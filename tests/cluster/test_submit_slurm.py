@@ -126,6 +126,7 @@ def until(true: Callable[[], bool], patience: float = PATIENCE) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_a_chain_on_two_nodes_outlives_its_shell_and_a_notice(slurm: Slurm, case: Case) -> None:
     words = f"submit {case.config} -o {case.run} --nodes 2 --cpus-per-task 1 --json"
     shell = subprocess.Popen(
