@@ -107,7 +107,9 @@ def test_without_a_reference_the_others_are_measured(finished: Any) -> None:
     path, _, _ = finished.config.simulator.name.rpartition(":")
     source = Path(path).read_text()
     bare = finished.run.path.parent / "bare.py"
-    bare.write_text(source.replace(', references={"exact": exact, "wide": wide}', ""))
+    references = '    references={"exact": exact, "wide": wide},\n'
+    assert references in source
+    bare.write_text(source.replace(references, ""))
     result = run_stage(finished, f"simulator.name={bare}:gaussian")
     assert "no reference posterior" in result["metrics"]["c2st"]["note"]
     assert "mean" not in result["metrics"]["c2st"]
