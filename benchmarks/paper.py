@@ -31,6 +31,7 @@ import yaml
 
 import estimators
 import simulators
+from estimators.cmpe_paper import PaperCMPE
 from estimators.paper_protocol import PROTOCOLS
 from estimators.registry import build
 from evaluation.c2st import PAPER, SBIBM, Protocol, c2st_batch
@@ -112,6 +113,7 @@ def train(
     model = estimators.create(
         "cmpe_paper", theta, x, low=prior.low, high=prior.high, names=prior.names, **arguments
     )
+    assert isinstance(model, PaperCMPE)
     steps = EPOCHS * epoch if steps is None else steps
     recipe = Recipe(
         steps=steps,
