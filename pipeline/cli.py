@@ -70,13 +70,19 @@ def run(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """All stages: simulate, train, evaluate, report, track. Skips what is complete."""
+    """All stages: simulate, train, evaluate, report, track. Skips what is complete.
+
+    A run that exists knows its configuration: `sbiflow run -o RUN key=value`.
+    """
     from pipeline import show, stages
     from pipeline.config import build, override, read
     from pipeline.stop import stop_on_signals
 
+    source: Path | None = config
+    if output and (output / "config.yml").exists() and not config.exists() and "=" in str(config):
+        source, words = None, [str(config), *(words or ())]
     path = output or Path("runs") / build(override(read(config), words or ())).name
-    settings, target = _open(path, config, words)
+    settings, target = _open(path, source, words)
     with target.lock(), stop_on_signals() as stop:
         result = stages.everything(settings, target, stop)
     _print(result, as_json, show.summary(settings, target, result))

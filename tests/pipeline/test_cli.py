@@ -122,6 +122,14 @@ def test_a_budget_grows_and_shrinks_without_redoing(finished: Path, project: Pat
     assert json.loads(sbiflow("status", "-o", finished, "--json").stdout)["digest"] == half
 
 
+def test_a_run_that_exists_needs_no_configuration(finished: Path) -> None:
+    before = shard_bytes(finished)
+    sbiflow("run", "-o", finished, "max_failed=0.06")
+    assert shard_bytes(finished) == before
+    assert "max_failed: 0.06" in (finished / "config.yml").read_text()
+    sbiflow("run", "-o", finished, "max_failed=0.05")
+
+
 def test_samples_for_an_observation(finished: Path, project: Path) -> None:
     x = np.full(10, 0.5)
     np.savez(project / "x.npz", x=x)
