@@ -1,4 +1,4 @@
-"""How simulations scale from one worker to two, and what a driver spends on each row and each unit.
+"""How simulations scale from one worker to two, and what a driver spends on each unit.
 
 `python -m benchmarks.scaling`: both layouts, in one run, alternately; prints one JSON object. The ratio is that
 of rates between the first unit handed out and the last booked, medians of `REPEATS`; `forecast_ratio` is what
@@ -23,12 +23,14 @@ from pipeline.leases.stage import simulate as by_leases
 from pipeline.run import Run
 from pipeline.schedule import Rates, Workload, forecast
 from pipeline.simulate import simulate as by_ray
+from pipeline.simulation import work
 from pipeline.simulation.calls import Worker
 from pipeline.stop import Stop
 
 REPEATS = 3
 SECONDS, COUNT = 0.05, 120  # of core time of one simulation; simulations of one measurement
 QUICK = 4000  # simulations that do nothing, for the driver's own time
+UNIT = 0.001  # seconds of a unit of them
 LAYOUTS: dict[str, Callable[..., Any]] = {"ray": by_ray, "array": by_leases}
 SIMULATOR = """
 import time
@@ -85,10 +87,17 @@ def scaling(layout: str) -> dict[str, float]:
 
 
 def overhead(layout: str) -> dict[str, float]:
-    """Return the driver's core seconds for each row and each unit, less those of a run of few rows."""
-    few, many = (run(layout, 0.0, count, 1) for count in (10, QUICK))
-    spent = max(0.0, many[1] - few[1])
-    return {"row_us": 1e6 * spent / (QUICK - 10), "unit_us": 1e6 * spent / max(1, many[2] - few[2])}
+    """Return the driver's core seconds for each unit, with units so short that there are many."""
+    before = work.TARGET, work.LEAST
+    work.TARGET = work.LEAST = UNIT
+    try:
+        _, few, many = (run(layout, 0.0, count, 1) for count in (10, 10, QUICK))  # first: imports
+    finally:
+        work.TARGET, work.LEAST = before
+    return {
+        "units": many[2],
+        "unit_us": 1e6 * max(0.0, many[1] - few[1]) / max(1, many[2] - few[2]),
+    }
 
 
 def main() -> None:

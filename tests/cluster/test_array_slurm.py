@@ -99,29 +99,40 @@ def log(run: Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_tasks_of_an_array_outlive_a_notice_and_a_lost_node(
-    slurm: Slurm, config: Path, tmp_path: Path
-) -> None:
+def tasks(slurm: Slurm, number: str) -> list[list[str]]:
+    """Return id and node of the tasks that run."""
+    told = slurm.run("squeue", "-h", "-r", "-t", "RUNNING", "-j", number, "-o", "%i %N")
+    return [line.split() for line in told.splitlines()]
+
+
+def check_complete(config: Path, run: Path, folder: Path) -> None:
+    store = Store.open(run / "store/train")
+    assert store.counts(120)["missing"] == 0, log(run)
+    assert store.digest(120) == expected(settings(config), folder / "expected")
+    assert not any((store.path / "leases").iterdir())
+
+
+def test_a_task_goes_on_after_a_notice(slurm: Slurm, config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     number = queue(config, run, nap=0.5)
     until(lambda: done(run) >= 6)
-    running = slurm.run(
-        "squeue", "-h", "-r", "-t", "RUNNING", "-j", number, "-o", "%i %N"
-    ).splitlines()
-    assert len(running) == 3
-    first, node = running[0].split()
-    slurm.run("scancel", "--batch", "--signal=USR1", first)
+    assert len(tasks(slurm, number)) == 3
+    slurm.run("scancel", "--batch", "--signal=USR1", tasks(slurm, number)[0][0])
     until(lambda: "stopped by SIGUSR1" in log(run))
-    others = {line.split()[1] for line in running} - {node}
-    if others:
-        slurm.lose(others.pop())
-    until(lambda: not live(run), patience=600)
-    store = Store.open(run / "store/train")
-    assert store.counts(120)["missing"] == 0, log(run)
-    assert store.digest(120) == expected(settings(config), tmp_path / "expected")
-    assert not any((store.path / "leases").iterdir())
-    told = slurm.run("squeue", "-h", "-r", "--states=all", "-j", number, "-o", "%i %T %r %N")
-    assert [job["state"] for job in states(Run(run))] == ["COMPLETED"], told + log(run)
+    until(lambda: not live(run))
+    check_complete(config, run, tmp_path)
+    assert [job["state"] for job in states(Run(run))] == ["COMPLETED"], log(run)
+
+
+def test_the_others_do_the_work_of_a_lost_node(slurm: Slurm, config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    number = queue(config, run, nap=0.5)
+    until(lambda: done(run) >= 6)
+    nodes = {node for _, node in tasks(slurm, number)}
+    assert len(nodes) > 1
+    slurm.lose(nodes.pop())
+    until(lambda: not live(run))
+    check_complete(config, run, tmp_path)
 
 
 def test_an_array_says_how_many_tasks_and_ray_has_none(tmp_path: Path, config: Path) -> None:
