@@ -47,7 +47,10 @@ def join(place: Path, grant: Grant) -> None:
         raise ConnectionError(
             f"{place} is not seen on {card.host}: the run must be on a file system that all nodes share"
         )
-    card.leave(place)
+    try:
+        card.leave(place)
+    except FileNotFoundError:  # the job was over meanwhile
+        return
     head = _head(place)
     if head is None:
         return
