@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 import estimators
-from pipeline.dataset import Batch
+from pipeline.dataset import Batch, Order, Resident
 from pipeline.training.loop import Loop, Recipe, Team
 from simulators import Prior
 
@@ -31,14 +32,6 @@ class Plan:
     ema: float = 0.999
     validation: float = 0.05
     patience: int | None = None
-
-
-class _Watch:
-    def look(self, loop: Loop) -> tuple[bool, bool, int]:
-        return False, False, 500
-
-    def save(self, loop: Loop) -> None:
-        raise AssertionError("nothing asked for a state")
 
 
 def fit(
@@ -63,11 +56,6 @@ def fit(
         scales=prior.scales,
         **plan.arguments,
     )
-    rows = Batch(
-        torch.as_tensor(theta, dtype=torch.float32),
-        {name: torch.as_tensor(values, dtype=torch.float32) for name, values in x.items()},
-    )
-    kept = max(2, round(plan.validation * len(theta)))
     recipe = Recipe(
         steps=plan.steps,
         learning_rate=plan.rate,
@@ -80,20 +68,40 @@ def fit(
         amp=False,
         seed=seed,
     )
-    order = np.random.default_rng(seed).permutation(len(theta))
-    loop = Loop(model, recipe, rows.take(torch.as_tensor(order[:kept])), Team())
-    began = time.process_time()
-    loop.run(_batches(rows, order[kept:], plan.batch, seed), _Watch())
-    seconds = time.process_time() - began
-    loop.finish()
+    kept = max(2, round(plan.validation * len(theta)))
+    order = torch.as_tensor(np.random.default_rng(seed).permutation(len(theta)))
+    rows = batch(theta, x)
+    _, seconds = train(model, recipe, rows.take(order[kept:]), rows.take(order[:kept]), plan.batch)
     return model.posterior(), seconds
 
 
-def _batches(rows: Batch, kept: np.ndarray, size: int, seed: int) -> Iterator[Batch]:
-    rng = np.random.default_rng(seed)
-    if size > len(kept):
-        raise ValueError(f"batch = {size} is more than the {len(kept)} training rows")
-    while True:
-        order = torch.as_tensor(rng.permutation(kept))
-        for index in order[: len(order) // size * size].split(size):
-            yield rows.take(index)
+def train(
+    model: estimators.Estimator, recipe: Recipe, rows: Batch, held_out: Batch, size: int
+) -> tuple[float, float]:
+    """Train on batches of `size` rows in memory; return the last validation loss and processor seconds."""
+    if size > len(rows.theta):
+        raise ValueError(f"batch = {size} is more than the {len(rows.theta)} training rows")
+    loop = Loop(model, recipe, held_out, Team())
+    began = time.process_time()
+    loop.run(Resident(rows, Order(recipe.seed, size)).batches(0), _Watch())
+    seconds = time.process_time() - began
+    loop.finish()
+    return loop.curves[-1]["validation"], seconds
+
+
+def batch(theta: np.ndarray, x: Mapping[str, np.ndarray]) -> Batch:
+    """Return rows as single-precision tensors."""
+    outputs = {name: torch.as_tensor(values).float() for name, values in x.items()}
+    return Batch(torch.as_tensor(theta).float(), outputs)
+
+
+class _Watch:
+    """Asks nothing of a training, and writes how far it is."""
+
+    def look(self, loop: Loop) -> tuple[bool, bool, int]:
+        step, steps = loop.step, loop.recipe.steps
+        print(f"\rstep {step} of {steps} ", end="", file=sys.stderr, flush=True)
+        return False, False, max(1, steps // 100)
+
+    def save(self, loop: Loop) -> None:
+        raise RuntimeError("a training in memory keeps no state")

@@ -19,7 +19,6 @@ import argparse
 import json
 import math
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -31,13 +30,13 @@ import yaml
 
 import estimators
 import simulators
+from benchmarks import fit
 from estimators.cmpe_paper import PaperCMPE
 from estimators.paper_protocol import PROTOCOLS
 from estimators.registry import build
 from evaluation.c2st import PAPER, SBIBM, Protocol, c2st_batch
 from evaluation.score import Scores
-from pipeline.dataset import Batch, Order, Resident
-from pipeline.training.loop import Loop, Recipe, Team
+from pipeline.training.loop import Recipe
 
 ROWS, HELD_OUT, TESTS = 8192, 512, 100
 BATCH, EPOCHS, RATE, CLIP = 64, 5000, 5e-4, 1.0
@@ -63,7 +62,7 @@ class Rows:
     def __init__(self, tests: int = TESTS, seed: int = 0) -> None:
         self.simulator = simulators.load("two_moons")
         self.theta, self.x = self._draw(ROWS, seed, 0)
-        self.held_out = _batch(*self._draw(HELD_OUT, seed, 1))
+        self.held_out = fit.batch(*self._draw(HELD_OUT, seed, 1))
         _, self.observed = self._draw(tests, seed, 2)
         self.seed = seed
 
@@ -78,18 +77,6 @@ class Rows:
         rng = np.random.default_rng((self.seed, 3, n))
         sets = [{"x": x} for x in self.observed["x"]]
         return np.stack([self.simulator.reference(x, n, rng, name) for x in sets])
-
-
-class Silence:
-    """Asks nothing of a training, and writes how far it is."""
-
-    def look(self, loop: Loop) -> tuple[bool, bool, int]:
-        step, steps = loop.step, loop.recipe.steps
-        print(f"\rstep {step} of {steps} ", end="", file=sys.stderr, flush=True)
-        return False, False, max(1, steps // 100)
-
-    def save(self, loop: Loop) -> None:
-        raise RuntimeError("a training in memory keeps no state")
 
 
 def train(
@@ -127,17 +114,14 @@ def train(
         amp=False,
         seed=seed,
     )
-    loop = Loop(model, recipe, rows.held_out, Team())
-    batches = Resident(_batch(theta, x), Order(seed, min(BATCH, budget))).batches(0)
-    started = time.process_time()
-    loop.run(batches, Silence())
-    seconds = time.process_time() - started
-    loop.finish()
+    validation, seconds = fit.train(
+        model, recipe, fit.batch(theta, x), rows.held_out, min(BATCH, budget)
+    )
     told = {
         "steps": steps,
         "processor_seconds": round(seconds, 1),
         "step_ms": round(1e3 * seconds / steps, 3),
-        "validation_loss": loop.curves[-1]["validation"],
+        "validation_loss": validation,
         "s^2": [round(value, 4) for value in model.variance.tolist()],
         "s": [round(value, 4) for value in model.spread.tolist()],
     }
@@ -211,11 +195,6 @@ def one_at_a_time() -> dict[str, dict[str, Any]]:
     rows |= {"corrected": {"protocol": "corrected"}, **ALTERNATIVES}
     assert all(coded[name] != value for name, value in corrected.items())
     return {name: {"protocol": "as_coded", **given} for name, given in rows.items()}
-
-
-def _batch(theta: np.ndarray, x: Mapping[str, np.ndarray]) -> Batch:
-    outputs = {name: torch.as_tensor(values).float() for name, values in x.items()}
-    return Batch(torch.as_tensor(theta).float(), outputs)
 
 
 def _choice(text: str) -> tuple[str, Any]:

@@ -173,10 +173,14 @@ class Loop:
         self.estimator.begin(phase)
         self.weights = Weights(self.estimator.phases[phase].parameters, self.recipe.ema)
 
+    @property
+    def _start(self) -> int:
+        """The first step of the phase."""
+        return self._ends[self.phase - 1] if self.phase else 0
+
     def _rate(self, step: int) -> float:
-        start = self._ends[self.phase - 1] if self.phase else 0
         factor = self.estimator.phases[self.phase].rate
-        return factor * self.recipe.rate(step - start, self._ends[self.phase] - start)
+        return factor * self.recipe.rate(step, self._ends[self.phase] - self._start)
 
     def _advance(self, batch: Batch) -> None:
         recipe, step = self.recipe, self.step
@@ -189,10 +193,8 @@ class Loop:
         loss.backward()
         gradients = self.weights.gradients()
         self.team.mean(gradients)
-        start = self._ends[self.phase - 1] if self.phase else 0
-        self.weights.step(
-            gradients, self._rate(step), recipe.weight_decay, recipe.clip, step - start
-        )
+        behind = step - self._start
+        self.weights.step(gradients, self._rate(behind), recipe.weight_decay, recipe.clip, behind)
         self._pending.append(loss.detach())
         self.step = step + 1
 
@@ -289,9 +291,8 @@ class Loop:
         """Continue from a state."""
         self.estimator.load_state_dict(state["module"])
         self.phase = state["phase"]
-        start = self._ends[self.phase - 1] if self.phase else 0
         self.weights = Weights(self.estimator.phases[self.phase].parameters, self.recipe.ema)
-        self.weights.load(state["weights"], state["step"] - start)
+        self.weights.load(state["weights"], state["step"] - self._start)
         for name in ("step", "seconds", "best", "best_loss", "waiting", "curves"):
             setattr(self, name, state[name])
         self._sum, self._count = state["sum"], state["count"]
