@@ -180,7 +180,8 @@ class Loop:
 
     def _rate(self, step: int) -> float:
         factor = self.estimator.phases[self.phase].rate
-        return factor * self.recipe.rate(step, self._ends[self.phase] - self._start)
+        start = self._start
+        return factor * self.recipe.rate(step - start, self._ends[self.phase] - start)
 
     def _advance(self, batch: Batch) -> None:
         recipe, step = self.recipe, self.step
@@ -193,8 +194,8 @@ class Loop:
         loss.backward()
         gradients = self.weights.gradients()
         self.team.mean(gradients)
-        behind = step - self._start
-        self.weights.step(gradients, self._rate(behind), recipe.weight_decay, recipe.clip, behind)
+        count = step - self._start
+        self.weights.step(gradients, self._rate(step), recipe.weight_decay, recipe.clip, count)
         self._pending.append(loss.detach())
         self.step = step + 1
 
