@@ -13,7 +13,7 @@ import torch
 
 import estimators
 from pipeline.dataset import Batch, Order, Resident
-from pipeline.training.loop import Loop, Recipe, Team
+from pipeline.training.loop import Keeper, Loop, Recipe, Team
 from simulators import Prior
 
 
@@ -35,7 +35,12 @@ class Plan:
 
 
 def fit(
-    plan: Plan, prior: Prior, theta: np.ndarray, x: Mapping[str, np.ndarray], seed: int
+    plan: Plan,
+    prior: Prior,
+    theta: np.ndarray,
+    x: Mapping[str, np.ndarray],
+    seed: int,
+    keeper: Keeper | None = None,
 ) -> tuple[estimators.Posterior, float]:
     """Return the trained posterior and the seconds of processor time that training took.
 
@@ -44,6 +49,7 @@ def fit(
         prior: for bounds, names and scales.
         theta: shape (n, D). x: each (n, ...).
         seed: of weights, order and noise.
+        keeper: looks at the training now and then.
     """
     torch.manual_seed(seed)
     model = estimators.create(
@@ -71,19 +77,25 @@ def fit(
     kept = max(2, round(plan.validation * len(theta)))
     order = torch.as_tensor(np.random.default_rng(seed).permutation(len(theta)))
     rows = batch(theta, x)
-    _, seconds = train(model, recipe, rows.take(order[kept:]), rows.take(order[:kept]), plan.batch)
+    held_out = rows.take(order[:kept])
+    _, seconds = train(model, recipe, rows.take(order[kept:]), held_out, plan.batch, keeper)
     return model.posterior(), seconds
 
 
 def train(
-    model: estimators.Estimator, recipe: Recipe, rows: Batch, held_out: Batch, size: int
+    model: estimators.Estimator,
+    recipe: Recipe,
+    rows: Batch,
+    held_out: Batch,
+    size: int,
+    keeper: Keeper | None = None,
 ) -> tuple[float, float]:
     """Train on batches of `size` rows in memory; return the last validation loss and processor seconds."""
     if size > len(rows.theta):
         raise ValueError(f"batch = {size} is more than the {len(rows.theta)} training rows")
     loop = Loop(model, recipe, held_out, Team())
     began = time.process_time()
-    loop.run(Resident(rows, Order(recipe.seed, size)).batches(0), _Watch())
+    loop.run(Resident(rows, Order(recipe.seed, size)).batches(0), keeper or _Watch())
     seconds = time.process_time() - began
     loop.finish()
     return loop.curves[-1]["validation"], seconds
