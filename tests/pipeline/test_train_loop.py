@@ -175,6 +175,29 @@ def test_a_loss_that_is_not_finite_names_the_step():
         loop.state()
 
 
+def test_every_phase_has_a_schedule_of_its_own():
+    class Twice(Regression):
+        @property
+        def phases(self):
+            first, second = self.net[0], self.net[3]
+            return (
+                Phase("first", 0.5, list(first.parameters())),
+                Phase("second", 0.5, list(second.parameters()), 0.1),
+            )
+
+        def begin(self, phase):
+            self.before = [p.detach().clone() for p in self.net[0].parameters()]
+
+    model = Twice()
+    loop = Loop(model, recipe(validate_every=5), rows(40, 1), Team())
+    run(loop, Resident(rows(200, 0), Order(3, 32)))
+    own = recipe(steps=30)
+    expected = [factor * own.rate(k) for factor in (1, 0.1) for k in range(4, 30, 5)]
+    assert [entry["learning_rate"] for entry in loop.curves] == pytest.approx(expected)
+    now = model.net[0].parameters()
+    assert all(torch.equal(a, b) for a, b in zip(model.before, now, strict=True))
+
+
 def test_learning_rate_warms_up_and_falls_as_a_cosine():
     schedule = recipe(steps=110, warmup=10 / 110, learning_rate=2.0)
     assert [schedule.rate(k) for k in (0, 4, 9)] == pytest.approx([0.2, 1.0, 2.0])
