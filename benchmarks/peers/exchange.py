@@ -24,6 +24,7 @@ import numpy as np
 
 DRAWS = 1000
 REPEATS = 3  # of a timed call, behind a first one that may compile
+LONG = 2.0  # seconds of a first call that is not repeated
 
 Sample = Callable[[np.ndarray, int, "int | None"], np.ndarray]
 
@@ -126,15 +127,13 @@ def _drawn(
     """Return draws for all observations, and seconds per 1000 draws: together, and for one alone."""
     cost: dict[str, Any] = {}
     for name, x in (("one", observed[:1]), ("together", observed)):
-        began = Spent.now()
-        draws = sample(x, DRAWS, passes)
-        cost[f"{name}_first_call_s"] = (Spent.now() - began).wall
-        calls = []
-        for _ in range(REPEATS if cost[f"{name}_first_call_s"] < 20 else 1):
+        calls: list[Spent] = []
+        while len(calls) < (1 + REPEATS if not calls or calls[0].processor < LONG else 1):
             began = Spent.now()
             draws = sample(x, DRAWS, passes)
             calls.append(Spent.now() - began)
+        cost[f"{name}_first_call_s"] = calls[0].processor
         for clock in ("processor", "wall"):
-            seconds = median(getattr(call, clock) for call in calls)
+            seconds = median(getattr(call, clock) for call in calls[1:] or calls)
             cost[f"{name}_{clock}_s"] = seconds / len(x) * 1000 / DRAWS
     return draws, cost
