@@ -98,7 +98,9 @@ class Job:
         self.folder.mkdir(parents=True, exist_ok=True)
         told = {n: getattr(self, n) for n in ("method", "arguments", "seed", "passes", "task")}
         (self.folder / "job.json").write_text(json.dumps(told), encoding="utf-8")
-        rows = {n: getattr(self, n) for n in ("theta", "x", "observed", "low", "high")}
+        rows: dict[str, Any] = {
+            n: getattr(self, n) for n in ("theta", "x", "observed", "low", "high")
+        }
         np.savez(self.folder / "rows.npz", **rows)
 
     def finish(self, sample: Sample, packages: tuple[str, ...], trained: Mapping[str, Any]) -> None:
@@ -109,7 +111,8 @@ class Job:
             packages: whose versions to note.
             trained: what training told.
         """
-        draws, costs = {}, {}
+        draws: dict[str, Any] = {}
+        costs = {}
         for passes in self.passes:
             drawn, cost = _drawn(sample, self.observed, passes)
             draws[str(passes)], costs[str(passes)] = drawn, cost
