@@ -1,0 +1,80 @@
+"""Newer few-step methods as plug-ins, beside the product's consistency distillation.
+
+Each file is an estimator as a user would bring one: a subclass of a class of `estimators`, named
+`package.module:Class` where an estimator is asked for. `python -m benchmarks.few_step` measures them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.fit import Plan
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method is trained by default.
+
+    Attributes:
+        plan: its training, apart from its teachers'.
+        passes: the numbers of network passes it is measured with.
+        teacher: the key in TEACHERS of what it learns from or starts at; None where nothing.
+        takes: the arguments of the estimator that are given the teacher's artefact.
+    """
+
+    plan: Plan
+    passes: tuple[int, ...] = (2, 10)
+    teacher: str | None = None
+    takes: tuple[str, ...] = ("teacher", "start")
+
+
+def _denoisers(budget: int) -> Plan:
+    """The first phase of `cmpe_distilled`, as in `benchmarks.estimators`."""
+    if budget < 4096:
+        return Plan("npse", {"members": 4, "dropout": 0.2}, steps=15_000, rate=3e-3)
+    return Plan("npse", {"members": 2, "dropout": 0.05}, steps=30_000, rate=3e-3)
+
+
+def _denoiser(budget: int) -> Plan:
+    plan = _denoisers(budget)
+    return Plan("npse", {**plan.arguments, "members": 1}, steps=plan.steps, rate=plan.rate)
+
+
+def _velocity(budget: int) -> Plan:
+    times = {"times": "logit_normal", "times_arguments": {"mean": 2.0, "std": 2.0}}
+    given = {"dropout": 0.2, "gain": 6.0, "bounds": "reflect", **times}
+    return Plan("fmpe", given, steps=15_000, rate=3e-3)
+
+
+TEACHERS: dict[str, Callable[[int], Plan]] = {
+    "denoisers": _denoisers,
+    "denoiser": _denoiser,
+    "velocity": _velocity,
+}
+
+
+def _plug_in(module: str, kind: str, steps: int = 10_000, rate: float = 1e-3, **given: Any) -> Plan:
+    return Plan(f"benchmarks.few_step.{module}:{kind}", given, steps=steps, rate=rate)
+
+
+TAUGHT = {"teacher": "denoisers"}
+METHODS = {
+    "cmpe_distilled": Method(
+        Plan("cmpe_distilled", {"members": 4, "dropout": 0.2}, steps=25_000, rate=3e-3)
+    ),
+    "fmpe": Method(Plan("fmpe", {"dropout": 0.05}, steps=20_000, rate=1e-3), passes=(100,)),
+    "denoisers": Method(_denoisers(1024), passes=(30,)),
+    "neighbours_distilled": Method(_plug_in("neighbours", "Neighbours"), **TAUGHT),
+    "tuning": Method(
+        _plug_in("tuning", "Tuning", dropout=0.2), teacher="denoiser", takes=("start",)
+    ),
+    "tuning_distilled": Method(_plug_in("tuning", "Tuning"), **TAUGHT),
+    "trig_flow": Method(_plug_in("trig_flow", "TrigFlow", dropout=0.2)),
+    "trig_flow_distilled": Method(_plug_in("trig_flow", "TrigFlow"), **TAUGHT),
+    "mean_flow": Method(_plug_in("mean_flow", "MeanFlow", dropout=0.2)),
+    "mean_flow_distilled": Method(_plug_in("mean_flow", "MeanFlow"), **TAUGHT),
+    "shortcut": Method(_plug_in("shortcut", "Shortcut", dropout=0.2)),
+    "shortcut_distilled": Method(_plug_in("shortcut", "Shortcut"), **TAUGHT),
+}
