@@ -13,26 +13,22 @@ import os
 import platform
 import secrets
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cluster.connection import Cluster, attach
-from cluster.host import LOOPBACK, address_towards, bound_to, daemons_alive, folder
+from cluster.head import OBJECT_STORE, head
+from cluster.host import LOOPBACK, address_towards, daemons_alive
 
-OBJECT_STORE = 100 << 20  # bytes; simulations never travel through it
 FOLDER = "SBIFLOW_NODES"  # variable that names the folder where the nodes of a job meet
 HEAD, AGENTS = "head.json", "agents.exit"
 PATIENCE = 300.0  # seconds for all nodes to come
 POLL = 0.25  # seconds
-TRIES = 3  # starts of Ray on a node
-Started = TypeVar("Started")
 
 
 @dataclass(frozen=True)
@@ -96,55 +92,17 @@ def inside(grant: Grant, nodes: int) -> Iterator[Cluster]:
         with attach(daemons_alive) as found:
             yield found
     elif nodes == 1:
-        with _head(grant, LOOPBACK) as found:
+        with head(LOOPBACK, **grant.options()) as found:
             yield found
     else:
         with _meeting() as place:
             cards = _gather(place, nodes - 1)
             _agree(cards)
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-            with _head(grant, address_towards(cards[0].host)):
+            with head(address_towards(cards[0].host), **grant.options()):
                 _invite(place, nodes)
                 with attach(daemons_alive) as found:
                     yield found
-
-
-@contextmanager
-def _head(grant: Grant, address: str) -> Iterator[Cluster]:
-    """Start Ray here, and again where it does not come up.
-
-    Ray gives its own agents 15 s to start, too few from a cold shared file system; the next try finds it warm.
-    """
-    options = grant.options()
-    options["_memory"] = options.pop("memory")
-    with bound_to(address), folder() as place, ExitStack() as stack:
-        start = partial(
-            attach,
-            _alive_once_started,
-            **options,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE,
-            _node_ip_address=address,
-            _temp_dir=str(place),
-        )
-        yield again(lambda: stack.enter_context(start()))
-
-
-def again(start: Callable[[], Started]) -> Started:
-    """Start something that may fail with a `ConnectionError`, at most `TRIES` times."""
-    for _ in range(TRIES - 1):
-        try:
-            return start()
-        except ConnectionError as error:
-            print(f"sbiflow: once more: {error}", file=sys.stderr, flush=True)
-    return start()
-
-
-def _alive_once_started() -> bool:
-    """Ask for Ray's health, but not while it starts: that ends by itself, and is tried again."""
-    import ray
-
-    return not ray.is_initialized() or daemons_alive()
 
 
 @contextmanager

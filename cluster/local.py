@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cluster.connection import Cluster, attach, no_address, usable_cpus
-from cluster.host import LOOPBACK, bound_to, daemons_alive, folder
-
-OBJECT_STORE = 100 << 20  # bytes; simulations never travel through it
+from cluster.connection import Cluster, no_address, usable_cpus
+from cluster.head import head
+from cluster.host import LOOPBACK
 
 
 @contextmanager
@@ -19,18 +18,8 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
 
     Raises:
         ValueError: an address was given.
+        ConnectionError: Ray did not start.
     """
     no_address(address, "local")
-    with (
-        bound_to(LOOPBACK),
-        folder() as place,
-        attach(
-            daemons_alive,
-            num_cpus=cpus or usable_cpus(),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE,
-            _node_ip_address=LOOPBACK,
-            _temp_dir=str(place),
-        ) as found,
-    ):
+    with head(LOOPBACK, cpus or usable_cpus()) as found:
         yield found

@@ -16,7 +16,8 @@ from types import FrameType
 from typing import Any
 
 import cluster
-from cluster.allocation import HEAD, OBJECT_STORE, PATIENCE, POLL, Card, Grant, again
+from cluster.allocation import HEAD, PATIENCE, POLL, Card, Grant
+from cluster.head import OBJECT_STORE, again
 from cluster.host import address_towards, bound_to, folder
 
 

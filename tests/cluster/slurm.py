@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -115,13 +115,37 @@ class Slurm:
         return found
 
     def lose(self, node: str) -> None:
-        """End a node as a power cut would: its daemon and everything that jobs run there."""
+        """End a node as a power cut would: its daemon and everything that jobs run there, at one moment.
+
+        All are frozen first, keepers before kept: a `slurmstepd` that sees its job die reports a job that failed.
+        """
         daemon = self.node_daemons[node]
-        tree = [daemon.pid, *_descendants(daemon.pid), *self.processes(node)]
-        for pid in tree:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        tree = [daemon.pid, *_descendants(daemon.pid)]
+        _send(signal.SIGSTOP, tree)
+        while found := [pid for pid in self._at_work(node) if pid not in tree]:
+            _send(signal.SIGSTOP, found)
+            tree += found
+        _send(signal.SIGKILL, tree)
         daemon.wait()
+
+    def _at_work(self, node: str) -> list[int]:
+        """Return the processes of all jobs on a node after the daemons that keep them."""
+        processes = self.processes(node)
+        parents = {int(_status(pid, "PPid") or 0) for pid in processes}
+        keepers = [pid for pid in parents if _status(pid, "Name") == "slurmstepd"]
+        return [*keepers, *processes]
+
+    @contextmanager
+    def ill(self, node: str) -> Iterator[None]:
+        """Let a node answer, but start nothing: its spool is no folder."""
+        spool = self.folder / "spool" / node
+        shutil.rmtree(spool)
+        spool.touch()
+        try:
+            yield
+        finally:
+            spool.unlink()
+            spool.mkdir()
 
     def restore(self, node: str) -> None:
         """Bring a lost node back."""
@@ -204,9 +228,7 @@ def _end(slurm: Slurm) -> None:
         slurm.clear()
     for node, process in slurm.node_daemons.items():
         _stop(process)
-        for pid in slurm.processes(node):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _send(signal.SIGKILL, slurm.processes(node))
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -225,6 +247,21 @@ def _descendants(pid: int) -> list[int]:
         for child in task.read_text().split()
     ]
     return children + [below for child in children for below in _descendants(child)]
+
+
+def _send(number: signal.Signals, pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _status(pid: int, field: str) -> str:
+    """Return a field of a process' status; "" if it is gone."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return line.split()[1]
+    return ""
 
 
 def _free_ports(count: int) -> list[int]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.allocation import AGENTS, FOLDER, HEAD, OBJECT_STORE, Card, Grant, inside, versions
+from cluster.allocation import AGENTS, FOLDER, HEAD, Card, Grant, inside, versions
+from cluster.head import OBJECT_STORE
 
 AGENT = (sys.executable, "-m", "cluster.node", "slurm")
 DRIVER = """
@@ -120,34 +121,3 @@ def test_ray_is_told_what_was_granted_less_its_own_store() -> None:
     }  # fmt: skip
     assert Grant(1).options()["memory"] is None
     assert json.dumps(Grant(1).options())
-
-
-SECOND = """
-import os, signal, threading, time
-from pathlib import Path
-from cluster.allocation import Grant, inside
-
-def lose_the_first_raylet():
-    while True:
-        for path in Path("/proc/self/task").glob("*/children"):
-            for pid in path.read_text().split():
-                if Path("/proc", pid, "comm").read_text() == "raylet\\n":
-                    os.kill(int(pid), signal.SIGKILL)
-                    return
-        time.sleep(0.01)
-
-threading.Thread(target=lose_the_first_raylet, daemon=True).start()
-with inside(Grant(1), 1) as rays:
-    import ray
-    assert (rays.cpus, rays.nodes) == (1, 1), rays
-    print(ray.get(ray.remote(lambda: 42).remote()))
-"""
-
-
-@pytest.mark.slow
-def test_a_ray_that_does_not_come_up_is_started_once_more() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SECOND], capture_output=True, text=True, timeout=280, check=False
-    )
-    assert done.stdout == "42\n", done.stderr
-    assert done.stderr.count("once more") >= 1

@@ -1,4 +1,4 @@
-"""Ray is killed under a driver: it leaves by itself within seconds, and nothing finished is lost."""
+"""Ray is killed: under a driver at work, which leaves within seconds; and while it starts, which it does again."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from pipeline.errors import PipelineError
 SOON = 8.0  # seconds on a busy machine; it takes about 2 to 5, Ray itself would wait for 60
 
 
-def gone_after(driver: subprocess.Popen[bytes], ready: Callable[[], bool]) -> float:
-    """Kill all of Ray once it is ready and return how long the driver then lived."""
+def until(ready: Callable[[], bool], driver: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 120
     while not ready():
         assert driver.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def gone_after(driver: subprocess.Popen[bytes], ready: Callable[[], bool]) -> float:
+    """Kill all of Ray once it is ready and return how long the driver then lived."""
+    until(ready, driver)
     kill(descendants(driver.pid))
     struck = time.monotonic()
     try:
@@ -43,11 +47,17 @@ def test_a_driver_at_work_notices_that_ray_is_dead(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_driver_notices_that_ray_dies_while_it_starts(tmp_path):
-    chaos = Chaos(tmp_path / "run", workers=1, budget=100)
+def test_ray_that_dies_while_it_starts_is_started_again(tmp_path):
+    chaos = Chaos(tmp_path / "run", workers=1, budget=20)
     driver = chaos.start()
-    gone_after(driver, lambda: any("raylet" in name_of(p) for p in descendants(driver.pid)))
-    assert chaos.calls() == 0
+    until(lambda: any("raylet" in name_of(p) for p in descendants(driver.pid)), driver)
+    kill(descendants(driver.pid))
+    try:
+        assert driver.wait(240) == 0
+    finally:
+        driver.kill()
+    assert chaos.calls() == chaos.done() == 20
+    assert "once more" in (tmp_path / "run" / "driver.log").read_text()
 
 
 HANGING = """
