@@ -140,12 +140,10 @@ def simulate(
 
     if retry not in (None, "failed", "timeout", "invalid", "all"):
         raise UsageError(f"--retry {retry!r}: valid are failed, timeout, invalid, all")
-    if retry and leases:
-        raise UsageError("--retry and --leases: rerun rows in one process, without --leases")
     settings, target = _open(output, config, words)
     with target.lock(shared=leases), stop_on_signals() as stop:
         if leases:
-            stages.share(settings, target, stop)
+            stages.share(settings, target, stop, retry)
         else:
             stages.simulate(settings, target, stop, retry)
     status_ = show.status_values(settings, target)

@@ -81,7 +81,7 @@ def simulate(
     ledger = Ledger(run.store(stream), identity(simulation), int(config.store.shard_mb * 2**20))
     stop.check("simulate")
     with ledger:
-        wanted = ledger.wanted(budget, _outcomes(retry))
+        wanted = ledger.wanted(budget, outcomes(retry))
         spent = _work(config, run, stream, simulation, ledger, wanted, stop, log)
     if not ledger.exists:  # stopped before the first outputs were known
         stop.check(f"simulate {stream}")
@@ -146,7 +146,7 @@ def _work(
     budget = int(config.budget if stream == "train" else config.test)
     memory = None if config.simulate.memory is None else read_bytes(config.simulate.memory)
     with connected(config) as rays, _notes(run) as notes:
-        size = _workers(config.simulate, rays, memory, len(np.unique(wanted // simulation.block)))
+        size = workers(config.simulate, rays, memory, len(np.unique(wanted // simulation.block)))
         crew = Crew(job(simulation, pickled(simulation), notes), size, config.simulate.cpus, memory)
         work = Work(wanted, simulation.block)
         session = Session(simulation, ledger, crew, work, rays.alive, stop)
@@ -199,8 +199,8 @@ def _notes(run: Run) -> Iterator[Path]:
         yield Path(folder).resolve()
 
 
-def _workers(settings: Any, rays: Cluster, memory: float | None, keys: int) -> int:
-    """Return how many actors to start: as asked or as many as fit, but no more than there is work."""
+def workers(settings: Any, rays: Cluster, memory: float | None, keys: int) -> int:
+    """Return how many workers to start: as asked or as many as fit, but no more than there is work."""
     room = rays.room(settings.cpus, memory)
     asked = settings.workers or max(1, room)
     if asked > room:
@@ -213,8 +213,8 @@ def _workers(settings: Any, rays: Cluster, memory: float | None, keys: int) -> i
     return min(asked, keys)
 
 
-def _outcomes(retry: str | None) -> tuple[Outcome, ...]:
-    """Return which outcomes are simulated again."""
+def outcomes(retry: str | None) -> tuple[Outcome, ...]:
+    """Return which outcomes are simulated again; `UsageError` unless `retry` is one of `RETRIES`, or None."""
     if retry is None:
         return ()
     if retry not in RETRIES:

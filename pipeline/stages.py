@@ -56,19 +56,19 @@ def simulate(config: Config, run: Run, stop: Stop, retry: str | None = None) -> 
         }
 
 
-def share(config: Config, run: Run, stop: Stop) -> dict[str, Any]:
+def share(config: Config, run: Run, stop: Stop, retry: str | None = None) -> dict[str, Any]:
     """Do the same without Ray, as one of any number of processes that share the run; one writes the journal."""
     from pipeline import ready_made
     from pipeline.leases.stage import simulate as run_stream
 
     if config.simulator.name == ready_made.NAME:
-        ready_made.require(config, run, None)
+        ready_made.require(config, run, retry)
         return {}
     configuration.save(config, run)
     log = _log(run, "simulate")
     budgets = {"train": config.budget, "test": config.test}
     return {
-        stream: run_stream(config, run, stream, stop=stop, log=log)
+        stream: run_stream(config, run, stream, stop=stop, retry=retry, log=log)
         for stream, budget in budgets.items()
         if budget
     }

@@ -23,8 +23,9 @@ from pipeline.leases.member import Member
 from pipeline.leases.plan import Plan
 from pipeline.leases.work import LOOKS, LeasedWork
 from pipeline.run import write_whole
+from pipeline.simulation.ledger import wanted
 from pipeline.stop import Stop
-from pipeline.store import LockedError, Store
+from pipeline.store import LockedError, Outcome, Store
 
 PLAN, FINISH = "plan", "finish"
 T = TypeVar("T")
@@ -52,25 +53,26 @@ class Campaign:
         self.folder = store.path / "leases" / str(budget)
         self.board = Board(self.folder, term)
 
-    @property
-    def complete(self) -> bool:
-        return not len(self.store.missing(self.budget))
+    def complete(self, again: tuple[Outcome, ...] = ()) -> bool:
+        """Whether all rows are there, and none has one of these outcomes."""
+        return not len(wanted(self.store, self.budget, again))
 
-    def plan(self, blocks: int, stop: Stop) -> Plan | None:
+    def plan(self, blocks: int, again: tuple[Outcome, ...], stop: Stop) -> Plan | None:
         """Return the plan, made by whoever comes first; None if stopped, or if all is over meanwhile."""
         path, pause = self.folder / "plan.json", POLL[0]
         self.folder.mkdir(parents=True, exist_ok=True)
         while not stop.requested and self.folder.exists():
             if path.exists():
                 return Plan.read(path, self.source_digest)
-            if not self._fulfil(PLAN, lambda: self._make(path, blocks)):
+            if not self._fulfil(PLAN, lambda: self._make(path, blocks, again)):
                 pause = _wait(pause, self.term)
         return None
 
-    def _make(self, path: Path, blocks: int) -> bool:
+    def _make(self, path: Path, blocks: int, again: tuple[Outcome, ...]) -> bool:
         if not path.exists():
             self._adopt()
-            plan = Plan.of(self.store.missing(self.budget), self.key, blocks)
+            ids = wanted(self.store, self.budget, again)
+            plan = Plan.of(ids, self.key, blocks, again)
             plan.write(path, self.source_digest)
         return True
 

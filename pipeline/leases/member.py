@@ -10,7 +10,8 @@ from types import TracebackType
 import numpy as np
 
 from pipeline.errors import UsageError
-from pipeline.store import Schema, Writer
+from pipeline.simulation.ledger import wanted
+from pipeline.store import Outcome, Schema, Writer
 from pipeline.store.files import seal, synchronise, writing
 from pipeline.store.spool import scan
 
@@ -72,9 +73,12 @@ class Member(Writer):
             (sessions / name).rename(self.spool_directory / name)
             self.publish()
 
-    def durable(self, ids: np.ndarray) -> np.ndarray:
-        """Return those of the ids (n,) that lie in a shard, or in a spool of a session taken over."""
-        found = [ids[np.isin(ids, self.store.ids())]]
+    def durable(self, ids: np.ndarray, again: tuple[Outcome, ...] = ()) -> np.ndarray:
+        """Return those of the ids (n,) that lie in a shard, or in a spool of a session taken over.
+
+        What a shard holds with one of the outcomes `again` does not count.
+        """
+        found = [np.setdiff1d(ids, wanted(self.store, int(ids.max()) + 1, again))]
         for path in self.spool_directory.glob("*/**/*.spool"):
             with open(path, "rb") as file:
                 found += [entry.ids[np.isin(entry.ids, ids)] for entry in scan(file)]

@@ -13,24 +13,29 @@ from cluster.preflight import Facts, differences, facts
 from pipeline.errors import PipelineError
 from pipeline.run import write_whole
 from pipeline.simulation.actor import PACKAGES
+from pipeline.store import Outcome
 
 DISTRIBUTIONS = ("numpy", "zarr")
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Ids (n,) sorted, and where each block begins: `edges` (blocks + 1,), positions in `ids`."""
+    """Ids (n,) sorted, and where each block begins: `edges` (blocks + 1,), positions in `ids`.
+
+    Rows of the outcomes `again` are among the ids: they are simulated although they are there.
+    """
 
     ids: np.ndarray
     edges: np.ndarray
+    again: tuple[Outcome, ...] = ()
 
     @classmethod
-    def of(cls, ids: np.ndarray, key: int, blocks: int) -> Plan:
+    def of(cls, ids: np.ndarray, key: int, blocks: int, again: tuple[Outcome, ...] = ()) -> Plan:
         """Cut ids into at most so many blocks; ids that share a key, `id // key`, stay together."""
         keys = ids // key
         starts = np.flatnonzero(np.diff(keys, prepend=-1))
         parts = np.linspace(0, len(starts), min(blocks, len(starts)) + 1).astype(int)
-        return cls(ids, np.append(starts, len(ids))[parts])
+        return cls(ids, np.append(starts, len(ids))[parts], again)
 
     def __len__(self) -> int:
         return len(self.edges) - 1
@@ -52,6 +57,7 @@ class Plan:
             {
                 "ids": [] if ranges is None else ranges.tolist(),
                 "edges": self.edges.tolist(),
+                "again": [outcome.name for outcome in self.again],
                 "source_digest": source_digest,
                 "code": asdict(facts(PACKAGES, DISTRIBUTIONS)),
             }
@@ -77,4 +83,6 @@ class Plan:
                 f"if that is on purpose, delete {path.parent} once no process uses it"
             )
         ids = [np.arange(first, stop) for first, stop in values["ids"]]
-        return cls(np.concatenate(ids) if ids else np.zeros(0, np.int64), np.array(values["edges"]))
+        again = tuple(Outcome[name] for name in values["again"])
+        whole = np.concatenate(ids) if ids else np.zeros(0, np.int64)
+        return cls(whole, np.array(values["edges"]), again)

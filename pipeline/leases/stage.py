@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import cluster
-from cluster.connection import usable_cpus
+from cluster.allocation import Grant
+from cluster.connection import Cluster, usable_cpus
 from pipeline.config import Config
-from pipeline.errors import PipelineError, UsageError
+from pipeline.errors import PipelineError
 from pipeline.leases.campaign import Campaign, Spent
 from pipeline.leases.lease import Lost
 from pipeline.leases.member import Member
@@ -21,11 +22,20 @@ from pipeline.leases.plan import Plan
 from pipeline.leases.work import LeasedWork
 from pipeline.progress import Progress
 from pipeline.run import Run
-from pipeline.simulate import SimulateResult, check_failed, identity, job, simulation_of
+from pipeline.simulate import (
+    SimulateResult,
+    check_failed,
+    identity,
+    job,
+    outcomes,
+    simulation_of,
+    workers,
+)
 from pipeline.simulation.ledger import Ledger
 from pipeline.simulation.processes import Processes
 from pipeline.simulation.session import Session
 from pipeline.simulation.task import Simulation
+from pipeline.size import read_bytes
 from pipeline.stop import Stop
 from pipeline.store import Store
 
@@ -41,7 +51,13 @@ class Share(Progress):
 
 
 def simulate(
-    config: Config, run: Run, stream: str = "train", *, stop: Stop, log: Log | None = None
+    config: Config,
+    run: Run,
+    stream: str = "train",
+    *,
+    stop: Stop,
+    retry: str | None = None,
+    log: Log | None = None,
 ) -> SimulateResult:
     """Simulate, with all other processes that do the same on this run, until the budget is complete.
 
@@ -52,6 +68,7 @@ def simulate(
         run: the run directory, on a file system that all share.
         stream: "train" or "test".
         stop: polled; a request leaves with everything finished durable.
+        retry: also simulate again, once, what has this outcome, one of `pipeline.simulate.RETRIES`.
         log: takes one event, from the process that finishes.
 
     Raises:
@@ -66,10 +83,11 @@ def simulate(
         run.store(stream), identity(simulation), shard_bytes=int(config.store.shard_mb * 2**20)
     )
     term, digest = config.simulate.term, simulation.simulator.source_digest()
-    mine = Spent()
-    while not (campaign := Campaign(store, budget, term, simulation.block, digest)).complete:
+    mine, again = Spent(), outcomes(retry)
+    campaign = Campaign(store, budget, term, simulation.block, digest)
+    while not campaign.complete(again):
         stop.check(f"simulate {stream}")
-        plan = campaign.plan(config.simulate.leases, stop)
+        plan = campaign.plan(config.simulate.leases, again, stop)
         total = None
         while (
             plan is not None and total is None and campaign.folder.exists() and not stop.requested
@@ -80,6 +98,8 @@ def simulate(
         if total is not None and log is not None:
             log({"event": "simulated", "stream": stream, "budget": budget,
                  "counts": store.counts(budget), **asdict(total)})  # fmt: skip
+        if plan is not None and set(again) <= set(plan.again) and not stop.requested:
+            again = ()
     counts = store.counts(budget)
     check_failed(stream, counts, config.max_failed)
     return SimulateResult(stream, budget, counts, **asdict(mine))
@@ -107,7 +127,7 @@ def _simulate(
     config: Config, simulation: Simulation, part: tuple[Member, LeasedWork], notes: Path, stop: Stop
 ) -> Spent:
     member, work = part
-    size = _workers(config)
+    size = workers(config.simulate, _here(config), _memory(config), len(work.plan.ids))
     store = member.store
     ledger = Ledger(store.path, store.identity, store.shard_bytes, member)
     crew = Processes(job(simulation, pickle.dumps(simulation), notes), size, config.simulate.cpus)
@@ -125,20 +145,18 @@ def _simulate(
     return Spent(session.rows, size, session.busy, session.seconds)
 
 
-def _workers(config: Config) -> int:
-    """Return how many simulations run here at once: as asked, or as many as were granted to this process."""
+def _memory(config: Config) -> float | None:
+    return None if config.simulate.memory is None else read_bytes(config.simulate.memory)
+
+
+def _here(config: Config) -> Cluster:
+    """Return what this process may use: what a batch system granted it, or this machine."""
     try:
-        cpus = cluster.system(config.cluster.backend).granted(os.environ).cpus
+        grant = cluster.system(config.cluster.backend).granted(os.environ)
     except LookupError:
-        cpus = usable_cpus()
-    room = max(1, int(cpus / config.simulate.cpus + 1e-9))
-    asked = config.simulate.workers or room
-    if asked > room:
-        raise UsageError(
-            f"simulate.workers={asked} with simulate.cpus={config.simulate.cpus:g} each do not fit: "
-            f"this process has {cpus:g} cores"
-        )
-    return asked
+        grant = Grant(usable_cpus())
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Cluster(grant.cpus, grant.memory or installed, 1, lambda: True)
 
 
 def _sum(one: Spent, other: Spent) -> Spent:

@@ -85,7 +85,7 @@ class LeasedWork(Work):
             if not self.holder.take(name, taken[name] + 1):
                 continue
             ids = self._begin(int(name))
-            there = self.member.durable(ids)
+            there = self.member.durable(ids, self.plan.again)
             if len(there):
                 self._settle(int(name), len(there))
             return np.setdiff1d(ids, there)

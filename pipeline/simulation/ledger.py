@@ -76,9 +76,7 @@ class Ledger:
         """Return the ids below the budget that are missing or have one of these outcomes."""
         if self._writer is None:
             return np.arange(budget)
-        store = self._writer.store
-        again = [store.ids(outcome, budget) for outcome in outcomes]
-        return np.sort(np.concatenate([store.missing(budget), *again]))
+        return wanted(self._writer.store, budget, outcomes)
 
     def create(self, schema: Schema | None) -> None:
         """Make the store, or give it its schema."""
@@ -120,3 +118,9 @@ class Ledger:
         while any(self._writer.spool_directory.glob("*.spool")) and time.monotonic() < deadline:
             time.sleep(0.05)
             self._writer.merge()
+
+
+def wanted(store: Store, budget: int, outcomes: tuple[Outcome, ...]) -> np.ndarray:
+    """Return the ids below the budget, sorted, that a store lacks or that have one of these outcomes."""
+    again = [store.ids(outcome, budget) for outcome in outcomes]
+    return np.sort(np.concatenate([store.missing(budget), *again]))

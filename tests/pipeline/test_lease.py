@@ -282,10 +282,13 @@ def _expected(config: Config) -> str:
     return store.digest(config.budget)
 
 
-def _command(config: Config, run: Run, **variables: str) -> subprocess.Popen[bytes]:
+def _command(
+    config: Config, run: Run, retry: str = "", **variables: str
+) -> subprocess.Popen[bytes]:
     configuration.save(config, run)
+    words = ["--retry", retry] if retry else []
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "simulate", "-o", str(run.path), "--leases"],
+        [sys.executable, "-m", "pipeline", "simulate", "-o", str(run.path), "--leases", *words],
         env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -397,6 +400,48 @@ def test_a_larger_budget_adds_and_a_complete_one_does_nothing(tmp_path: Path) ->
     assert Store.open(run.store("train")).digest(90) == _expected(more)
 
 
+def test_rows_that_failed_are_run_again_once_by_all_together(tmp_path: Path) -> None:
+    config, run = _config(tmp_path, "simulate.timeout=0.3", "max_failed=1"), Run(tmp_path / "run")
+    assert _command(config, run, HARSH="1").wait(120) == 0
+    store = Store.open(run.store("train"))
+    bad = 60 - store.counts(60)["ok"]
+    assert bad > 2
+    again = [_command(config, run, retry="all") for _ in range(2)]
+    for process in again:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    assert store.counts(60)["ok"] == 60
+    assert store.digest(60) == _expected(config)
+    events = [json.loads(line) for line in run.journal.read_text().splitlines()]
+    assert events[-1]["simulated"] == bad
+
+
+def test_what_fails_again_is_not_run_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARSH", "1")
+    config, run = _config(tmp_path, "simulate.timeout=0.3", "max_failed=1"), Run(tmp_path / "run")
+    first = simulate(config, run, stop=Stop()).counts
+    second = simulate(config, run, stop=Stop(), retry="failed")
+    assert second.simulated == first["failed"] > 0
+    assert second.counts == first
+
+
+def test_a_killed_retry_is_gone_on_with(tmp_path: Path) -> None:
+    config = _config(tmp_path, "simulate.timeout=0.3", "max_failed=1", "simulate.leases=2")
+    run = Run(tmp_path / "run")
+    assert _command(config, run, HARSH="1").wait(120) == 0
+    victim = _command(config, run, retry="all", NAP="0.25")
+    campaign = run.store("train") / "leases" / "60"
+    _until(lambda: any(campaign.glob("00000*")))
+    victim.kill()
+    victim.wait()
+    simulate(config, run, stop=Stop())  # the rows are all there: nothing to do
+    assert Store.open(run.store("train")).counts(60)["ok"] < 60
+    simulate(config, run, stop=Stop(), retry="all")
+    assert Store.open(run.store("train")).digest(60) == _expected(config)
+
+
 def test_a_stop_before_the_work_is_a_stop(tmp_path: Path) -> None:
     stop = Stop()
     stop.request("SIGUSR1")
@@ -412,9 +457,22 @@ def test_those_who_share_a_run_keep_a_single_driver_out(tmp_path: Path) -> None:
         pass
 
 
-def test_more_workers_than_cores_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"simulate\.workers=1000 .* do not fit"):
-        simulate(_config(tmp_path, "simulate.workers=1000"), Run(tmp_path / "run"), stop=Stop())
+@pytest.mark.parametrize(
+    ("words", "granted"),
+    [
+        (("simulate.workers=1000",), {}),
+        (("simulate.workers=2", "simulate.memory=400MB"), {"SLURM_MEM_PER_NODE": "500"}),
+        (("simulate.memory=600MB",), {"SLURM_MEM_PER_NODE": "500"}),
+    ],
+)
+def test_more_workers_than_fit_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], granted: dict[str, str]
+) -> None:
+    for name, value in {"SLURM_CPUS_ON_NODE": "4", **granted}.items():
+        monkeypatch.setenv(name, value)
+    config = _config(tmp_path, "cluster.backend=slurm", *words)
+    with pytest.raises(UsageError, match=r"simulate\.workers=\d+ .* do not fit"):
+        simulate(config, Run(tmp_path / "run"), stop=Stop())
 
 
 def _die(holder: Holder, age: float) -> None:
