@@ -51,8 +51,8 @@ class System(Protocol):
     def script(self, job: Job) -> str:
         """Return what is submitted, made to be read."""
 
-    def submit(self, path: Path, after: str | None = None) -> str:
-        """Submit a script, to start after another job's success; return the job's id."""
+    def submit(self, path: Path, after: str | None = None, success: bool = True) -> str:
+        """Submit a script, to start after another job's success, or only its end; return the job's id."""
 
     def states(self, ids: Iterable[str]) -> dict[str, State]:
         """Return what is known of jobs."""

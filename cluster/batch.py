@@ -28,6 +28,13 @@ stopping= signals=0 work=
 trap 'stopping=USR1 signals=$((signals + 1)); kill -USR1 $work 2>/dev/null' USR1
 trap 'stopping=TERM signals=$((signals + 1)); kill -USR1 $work 2>/dev/null' TERM
 """
+FIRST = """\
+{command} || {{
+  code=$?
+  echo $code > {exit}
+  exit $code
+}}
+"""
 WORK = """\
 {command} &
 work=$!
@@ -51,6 +58,8 @@ class Job:
         place: working directory.
         folder: absolute, on the shared file system; scripts and outputs go there.
         work: command that ends with `STOPPED` when it was asked to stop.
+        first: command before the work, which ends the job unless it succeeds; such a job starts when the one
+            before it has ended, however that was, others when that one has succeeded.
         then: commands after the work, when that was complete.
         node: command that joins another node to the job's Ray, less its arguments; None: the work needs no others.
         lock: file that the work locks; a lost node may hold it for a while.
@@ -67,6 +76,7 @@ class Job:
     place: Path
     folder: Path
     work: tuple[str, ...]
+    first: tuple[str, ...] | None = None
     then: tuple[tuple[str, ...], ...] = ()
     node: tuple[str, ...] | None = None
     lock: Path | None = None
@@ -119,6 +129,8 @@ def body(
         parts.append(
             f"flock --wait 600 {quoted(job.lock)} true  # a lost node may hold the run for a while\n"
         )
+    if job.first:
+        parts.append(FIRST.format(command=shlex.join(job.first), exit=quoted(job.exit)))
     parts += [nodes] if nodes else []
     parts.append(WORK.format(command=shlex.join(work or job.work)))
     if end:

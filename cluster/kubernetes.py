@@ -121,7 +121,7 @@ def _pod(job: Job, name: str) -> dict[str, Any]:
     return {"spec": {"containers": [container], "volumes": [volume]}}
 
 
-def submit(path: Path, after: str | None = None) -> str:
+def submit(path: Path, after: str | None = None, success: bool = True) -> str:
     """Create the RayJob and return "NAMESPACE/NAME".
 
     Raises:

@@ -131,14 +131,15 @@ def _lines(job: Job) -> Iterator[str]:
             yield f"-{letter} {options[name]}"
 
 
-def submit(path: Path, after: str | None = None) -> str:
+def submit(path: Path, after: str | None = None, success: bool = True) -> str:
     """Hand a script to LSF, to start when the job `after` has succeeded; return the job's id.
 
     Raises:
         ConnectionError: there is no LSF here.
         ValueError: LSF refused.
     """
-    wait = ["-w", f"done({after})", "-ti"] if after else []
+    word = "done" if success else "ended"
+    wait = ["-w", f"{word}({after})", "-ti"] if after else []
     return read_id(call(["bsub", *wait], path.read_text(encoding="utf-8")))
 
 

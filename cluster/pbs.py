@@ -121,14 +121,15 @@ def _lines(job: Job) -> Iterator[str]:
         yield f"-A {options['account']}"
 
 
-def submit(path: Path, after: str | None = None) -> str:
+def submit(path: Path, after: str | None = None, success: bool = True) -> str:
     """Hand a script to PBS and return the job's id.
 
     Raises:
         ConnectionError: there is no PBS here.
         ValueError: PBS refused.
     """
-    wait = ["-W", f"depend=afterok:{after}"] if after else []
+    word = "afterok" if success else "afterany"
+    wait = ["-W", f"depend={word}:{after}"] if after else []
     return call(["qsub", *wait, str(path)]).strip()
 
 

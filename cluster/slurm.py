@@ -28,6 +28,10 @@ mkdir -p "${variable}"
 }} &
 """
 TASK = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"  # its own id may stand for the whole array
+REST = """\
+# all simulations are there: tasks that wait, or that SLURM holds because it could not launch them, have no part
+[ $code != 0 ] || scancel --quiet --state=PENDING "$SLURM_ARRAY_JOB_ID"
+"""
 AGAIN = """\
 if [ $code = {stopped} ] || [ -n "$stopping" ]; then
   state=$(squeue --noheader --format=%T --jobs={me})  # a cancelled job is not RUNNING
@@ -88,8 +92,10 @@ def script(job: Job) -> str:
             variable=FOLDER, folder=quoted(job.folder), command=shlex.join(job.node), ended=AGENTS
         )
         end = f'rm -rf "${FOLDER}"\n'
-    me = TASK if "array" in job.options else "$SLURM_JOB_ID"
+    array = "array" in job.options
+    me = TASK if array else "$SLURM_JOB_ID"
     again = AGAIN.format(stopped=STOPPED, restarts=job.restarts, me=me)
+    end += REST if array else ""
     return head(job, "#SBATCH", lines) + body(job, nodes, again=again, end=end)
 
 
@@ -97,14 +103,15 @@ def _option(name: str, value: object) -> str:
     return f"--{name}" if value is True else f"--{name}={value}"
 
 
-def submit(path: Path, after: str | None = None) -> str:
-    """Hand a script to SLURM, to start when the job `after` has succeeded; return the job's id.
+def submit(path: Path, after: str | None = None, success: bool = True) -> str:
+    """Hand a script to SLURM, to start when the job `after` has succeeded, or only ended; return the job's id.
 
     Raises:
         ConnectionError: there is no SLURM here.
         ValueError: SLURM refused.
     """
-    wait = [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"] if after else []
+    word = "afterok" if success else "afterany"
+    wait = [f"--dependency={word}:{after}", "--kill-on-invalid-dep=yes"] if after else []
     return call(["sbatch", "--parsable", *wait, str(path)]).strip().partition(";")[0]
 
 
@@ -124,7 +131,7 @@ def states(ids: Iterable[str]) -> dict[str, State]:
         number = number.partition("_")[0]
         if number in wanted:
             told = reason if reason not in ("None", "(null)") else ""
-            found[number] = _worst(State(state, told, state in LIVE), found.get(number))
+            found[number] = _together(State(state, told, state in LIVE), found.get(number))
     lost = [number for number in wanted if number not in found]
     if lost:
         command = [
@@ -138,15 +145,15 @@ def states(ids: Iterable[str]) -> dict[str, State]:
             number, state, code = line.split("|", 2)
             number = number.partition("_")[0]
             ended = State(state.partition(" ")[0], f"exit code {code.partition(':')[0]}")
-            found[number] = _worst(ended, found.get(number))
+            found[number] = _together(ended, found.get(number))
     return found
 
 
-def _worst(one: State, other: State | None) -> State:
-    """Return the state of an array from those of two tasks: live ones first, then those that did not complete."""
+def _together(one: State, other: State | None) -> State:
+    """Return the state of an array from those of two tasks: one that completed says that all is done."""
     if other is None:
         return one
-    return min(one, other, key=lambda s: (not s.live, s.state != "RUNNING", s.state == "COMPLETED"))
+    return min(one, other, key=lambda s: (not s.live, s.state != "RUNNING", s.state != "COMPLETED"))
 
 
 def _accounts(command: list[str]) -> list[str]:

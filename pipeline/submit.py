@@ -157,7 +157,7 @@ def _queue(
             for old in (job.exit, path.with_suffix(".id")):
                 old.unlink(missing_ok=True)
             write_whole(path, row["text"])
-            number = system.submit(path, rows[-1]["id"] if rows else None)
+            number = system.submit(path, rows[-1]["id"] if rows else None, not job.first)
             rows.append({**row, "id": number})
             keep(rows)
     except (ConnectionError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cluster
@@ -88,12 +88,24 @@ def chain(
         raise UsageError(
             f"cluster.layout = {config.cluster.layout!r}: valid are {', '.join(LAYOUTS)}"
         )
-    if layout.array and "array" not in {**config.cluster.options, **options}:
-        raise UsageError("cluster.layout=array needs to know how many tasks: --array=0-99")
     stages = _stages(config, run, stage)
+    if (
+        layout.array
+        and "simulate" in stages
+        and "array" not in {**config.cluster.options, **options}
+    ):
+        raise UsageError("cluster.layout=array needs to know how many tasks: --array=0-99")
     if len(stages) > 1 and not module.CHAINS:
         stages = ("run",)
-    return [_job(config, run, name, each, options, layout) for each in stages]
+    jobs = [_job(config, run, name, each, options, layout) for each in stages]
+    if layout.array and stages[:2] == STAGES[:2]:  # a task may end badly: the others do its work
+        jobs[1] = replace(jobs[1], first=_gate(config, run))
+    return jobs
+
+
+def _gate(config: Config, run: Run) -> tuple[str, ...]:
+    """Return the command that asks whether all simulations are there."""
+    return (*_python(config), "-m", "pipeline.jobs.gate", str(run.path.resolve()))
 
 
 def _stages(config: Config, run: Run, stage: str) -> tuple[str, ...]:
@@ -123,7 +135,7 @@ def _job(
     config: Config, run: Run, system: str, stage: str, options: Mapping[str, Value], layout: Layout
 ) -> Job:
     settings = config.cluster
-    python = (*shlex.split(settings.prefix), settings.python or _python(settings.prefix))
+    python = _python(config)
     path = run.path.resolve()
     simulates = stage in ("simulate", "run")
     words = layout.words(system) if simulates else (f"cluster.backend={system}",)
@@ -150,8 +162,11 @@ def _job(
     )
 
 
-def _python(prefix: str) -> str:
-    return "python" if prefix else sys.executable
+def _python(config: Config) -> tuple[str, ...]:
+    """Return the words that call Python on a node."""
+    settings = config.cluster
+    default = "python" if settings.prefix else sys.executable
+    return (*shlex.split(settings.prefix), settings.python or default)
 
 
 def _options(
@@ -162,6 +177,6 @@ def _options(
     if not shares:
         everywhere.pop("nodes", None)
     if not array and config.cluster.layout == "array":
-        everywhere.pop("array")
+        everywhere.pop("array", None)
     own = getattr(config.cluster.stages, stage, {})
     return {"nodes": 1, **everywhere, **{k: v for k, v in own.items() if k not in options}}

@@ -41,6 +41,8 @@ test: 0
 simulate: {{workers: 1, leases: 40, term: 5}}
 cluster: {{shared: true, notice: 20, layout: array}}
 """
+CHAIN = ("test=10", "estimator={name: cmpe, arguments: {width: 32, depth: 1}}", "train.steps=50",
+         "train.batch_size=32", "evaluate={draws: 50, passes: 2, metrics: [rmse]}")  # fmt: skip
 PIPELINE = (sys.executable, "-m", "pipeline")
 pytestmark = pytest.mark.timeout(900)
 
@@ -67,15 +69,15 @@ def expected(config: Config, folder: Path) -> str:
     return store.digest(config.budget)
 
 
-def queue(config: Path, run: Path, nap: float) -> str:
-    command = [*PIPELINE, "submit", str(config), "-o", str(run), "--stage", "simulate"]
+def queue(config: Path, run: Path, nap: float, *words: str, stage: str = "simulate") -> str:
+    """Submit an array of three tasks and return its id."""
+    command = [*PIPELINE, "submit", str(config), "-o", str(run), "--stage", stage, *words]
     done = subprocess.run(
         [*command, "--array", "0-2", "--cpus-per-task", "1", "--json"],
         env=os.environ | {"NAP": str(nap)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (job,) = json.loads(done.stdout)["jobs"]
-    return str(job["id"])
+    return str(json.loads(done.stdout)["jobs"][0]["id"])
 
 
 def live(run: Path) -> bool:
@@ -98,7 +100,6 @@ def log(run: Path) -> str:
     return "\n".join(path.read_text() for path in sorted((run / "jobs").glob("*.log")))
 
 
-@pytest.mark.slow
 def tasks(slurm: Slurm, number: str) -> list[list[str]]:
     """Return id and node of the tasks that run."""
     told = slurm.run("squeue", "-h", "-r", "-t", "RUNNING", "-j", number, "-o", "%i %N")
@@ -112,6 +113,7 @@ def check_complete(config: Path, run: Path, folder: Path) -> None:
     assert not any((store.path / "leases").iterdir())
 
 
+@pytest.mark.slow
 def test_a_task_goes_on_after_a_notice(slurm: Slurm, config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     number = queue(config, run, nap=0.5)
@@ -124,6 +126,7 @@ def test_a_task_goes_on_after_a_notice(slurm: Slurm, config: Path, tmp_path: Pat
     assert [job["state"] for job in states(Run(run))] == ["COMPLETED"], log(run)
 
 
+@pytest.mark.slow
 def test_the_others_do_the_work_of_a_lost_node(slurm: Slurm, config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     number = queue(config, run, nap=0.5)
@@ -133,6 +136,33 @@ def test_the_others_do_the_work_of_a_lost_node(slurm: Slurm, config: Path, tmp_p
     slurm.lose(nodes.pop())
     until(lambda: not live(run))
     check_complete(config, run, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_task_that_cannot_be_launched_does_not_end_the_chain(
+    slurm: Slurm, config: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with slurm.ill("n1"):
+        number = queue(config, run, 0.3, "--exclusive", *CHAIN, stage="all")
+        until(lambda: "launch failed requeued held" in slurm.run("squeue", "-h", "-r", "-o", "%r"))
+        until(lambda: done(run) >= 6)
+    assert len(tasks(slurm, number)) == 2
+    until(lambda: not live(run))
+    assert [job["state"] for job in states(Run(run))] == ["COMPLETED"] * 3, log(run)
+    check_complete(config, run, tmp_path)
+    assert (run / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_without_all_simulations_the_chain_ends(slurm: Slurm, config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    number = queue(config, run, 0.5, *CHAIN, stage="all")
+    until(lambda: done(run) >= 6)
+    slurm.run("scancel", number)
+    until(lambda: not live(run))
+    assert [job["state"] for job in states(Run(run))] == ["CANCELLED", "FAILED", "CANCELLED"]
+    assert "of 120 train simulations are missing" in log(run)
 
 
 def test_an_array_says_how_many_tasks_and_ray_has_none(tmp_path: Path, config: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from pipeline.config import Config, build, override, read
 from pipeline.errors import UsageError
 from pipeline.jobs.chain import options
+from pipeline.jobs.gate import gate
 from pipeline.run import Run
 from pipeline.submit import states, submit
 
@@ -79,6 +80,29 @@ def test_the_environment_of_the_nodes_is_the_configuration_s(run: Run) -> None:
     )
     assert "apptainer exec a.sif python -m cluster.node slurm" in text
     assert "/opt/python -m pipeline" in jobs(configure("cluster.python=/opt/python"), run)["train"]
+
+
+def test_the_job_after_an_array_looks_for_itself(run: Run) -> None:
+    scripts = jobs(configure("cluster.layout=array"), run, array="0-3")
+    gate = f"-m pipeline.jobs.gate {run.path.resolve()} || {{"
+    assert [gate in text for text in scripts.values()] == [False, True, False]
+    assert 'scancel --quiet --state=PENDING "$SLURM_ARRAY_JOB_ID"' in scripts["simulate"]
+    plain = jobs(configure(), run)
+    assert not any("pipeline.jobs.gate" in text or "scancel" in text for text in plain.values())
+
+
+def test_an_array_is_only_asked_for_where_something_is_simulated(finished) -> None:
+    config = finished.configure("cluster.shared=true", "cluster.layout=array")
+    assert list(jobs(config, finished.run)) == ["train", "evaluate"]
+
+
+def test_the_gate_is_open_when_all_simulations_are_there(finished, tmp_path: Path) -> None:
+    config = finished.configure()
+    gate(config, finished.run)
+    with pytest.raises(UsageError, match="700 of 1000 train simulations are missing"):
+        gate(finished.configure("budget=1000"), finished.run)
+    with pytest.raises(UsageError, match="simulations are missing"):
+        gate(config, Run(tmp_path / "nothing"))
 
 
 def test_a_system_without_chains_gets_one_job(run: Run) -> None:
