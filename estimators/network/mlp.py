@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from estimators.estimator import within
 from estimators.network.base import Comparison, FreeForm
+from estimators.network.product import affine
 
 
 class ResidualMLP(FreeForm):
@@ -62,7 +63,7 @@ class ResidualMLP(FreeForm):
     ) -> Tensor:
         h = F.silu(self.first(torch.cat([noisy, context, time], dim=-1)))
         for k, layer in enumerate(self.layers):
-            update = F.silu(layer(h))
+            update = F.silu(affine(h, layer.weight, layer.bias))
             h = h + update if masks is None else torch.addcmul(h, update, masks[k])
         return self.last(h)
 
@@ -97,7 +98,7 @@ class _Contrast(torch.autograd.Function):
         weights, biases = parameters[0::2], parameters[1::2]
         inputs, sums = [], []  # h_{k-1} and a_k of the second half
         for k, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1], strict=True)):
-            a = F.linear(h, weight, bias)
+            a = affine(h, weight, bias)
             inputs.append(h[rows:])
             sums.append(a[rows:])
             update = F.silu(a)
@@ -123,9 +124,9 @@ class _Contrast(torch.autograd.Function):
             if k < last:
                 scaled = g if k == 0 or ctx.masks is None else g * ctx.masks[k - 1].to(kind)
                 d = torch.ops.aten.silu_backward(scaled, sums[k])
-            gradients += [d.sum(0), d.t().mm(inputs[k].to(kind))]
+            gradients += [d.sum(0), affine(d.t(), inputs[k].to(kind).t())]
             if 0 < k < last:
-                g = torch.addmm(g, d, weights[k].to(kind))
+                g = affine(d, weights[k].to(kind).t()).add_(g)
         v = None
         if ctx.needs_input_grad[0]:
             v = d.mm(weights[0].to(kind))
