@@ -63,6 +63,7 @@ class ResidualMLP(FreeForm):
     ) -> Tensor:
         h = F.silu(self.first(torch.cat([noisy, context, time], dim=-1)))
         for k, layer in enumerate(self.layers):
+            assert isinstance(layer, nn.Linear)
             update = F.silu(affine(h, layer.weight, layer.bias))
             h = h + update if masks is None else torch.addcmul(h, update, masks[k])
         return self.last(h)
