@@ -65,7 +65,7 @@ class AdaptiveMLP(FreeForm):
         if not self.training or self.keep == 1.0:
             return None
         shape = (self.depth, rows, self.width)
-        return torch.empty(shape, device=device).bernoulli_(self.keep).div_(self.keep)
+        return torch.rand(shape, device=device).lt_(self.keep).div_(self.keep)
 
     def forward(
         self, noisy: Tensor, context: Tensor, time: Tensor, masks: Tensor | None = None
