@@ -73,7 +73,7 @@ SETTINGS = {"gaussian_mixture": {"summary": "deepset", "summary_arguments": {"ou
 def _distilled(budget: int) -> Plan:
     if budget < 4096:
         return Plan("cmpe_distilled", {"members": 4, "dropout": 0.2}, steps=25_000, rate=3e-3)
-    return Plan("cmpe_distilled", {"members": 2, "dropout": 0.05}, steps=50_000, rate=3e-3)
+    return Plan("cmpe_distilled", {"members": 3, "dropout": 0.05}, steps=60_000, rate=3e-3)
 
 
 def _cmpe(budget: int) -> Plan:
