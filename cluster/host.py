@@ -7,7 +7,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
@@ -73,24 +73,11 @@ def address_towards(host: str) -> str:
 
 
 def daemons_alive() -> bool:
-    """Ask whether no Ray daemon of this process has ended; a Ray that is being started has no list of them yet."""
+    """Ask whether the daemons of this process' Ray run without which there is none; true before it has any.
+
+    Ray can do without the others (dashboard, monitors), which may die on a machine that is short of time.
+    """
     from ray._private import worker
 
     node = worker._global_node
-    if node is not None:
-        return not node.dead_processes()
-    return not any(_is_dead_daemon(pid) for pid in _children())
-
-
-def _children() -> Iterator[str]:
-    for path in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):  # the thread has ended
-            yield from path.read_text().split()
-
-
-def _is_dead_daemon(pid: str) -> bool:
-    try:
-        name, _, rest = Path("/proc", pid, "stat").read_text().partition("(")[2].rpartition(")")
-    except OSError:
-        return False
-    return name in DAEMONS and rest.split()[0] == "Z"
+    return node is None or not any(name in DAEMONS for name, _ in node.dead_processes())

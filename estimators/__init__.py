@@ -70,6 +70,7 @@ def create(
     names: Sequence[str] | None = None,
     scales: Sequence[str] | None = None,
     preprocessing: str = "none",
+    standardisation: str = "moments",
     **arguments: Any,
 ) -> Estimator:
     """Return a new estimator, shaped and standardised by training rows.
@@ -82,20 +83,24 @@ def create(
         names: names of the D parameters.
         scales: linear or log, of each parameter: the scale on which it is inferred; none: linear.
         preprocessing: what is done with x first, see `estimators.preprocessing`.
+        standardisation: of parameters and outputs by the training rows: moments (mean and standard
+            deviation), or robust (median and central 68 %) where outliers would squeeze the rest.
         arguments: the estimator's own settings, see `estimators.arguments(name)`.
 
     Raises:
-        LookupError: unknown estimator.
+        LookupError: unknown estimator, preprocessing or standardisation.
         TypeError: unknown argument.
         ValueError: an argument or the data are out of range.
     """
     from estimators.estimator import Problem
     from estimators.registry import build
+    from estimators.transform import standardise_by
 
     problem, theta, x = Problem.of(
         theta, x, low=low, high=high, names=names, scales=scales, preprocessing=preprocessing
     )
     estimator = build(name, problem, arguments)
+    standardise_by(estimator, standardisation)
     estimator.standardise(theta, x)
     return estimator
 

@@ -132,7 +132,7 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
     def phases(self) -> tuple[Phase, ...]:
         teachers = [*self.denoisers.parameters(), *self.summary.parameters()]
         return (
-            Phase("denoisers", self.teaching, teachers),
+            Phase("denoisers", self.teaching, teachers, best=True),
             Phase("distillation", 1 - self.teaching, list(self.student.parameters()), self.slower),
         )
 

@@ -101,12 +101,15 @@ class Phase:
         share: of all steps; the shares of the phases add up to 1.
         parameters: what is trained, on the device the module was on when asked.
         rate: factor on the learning rate.
+        best: whether its end keeps the weights of the lowest validation loss rather than the last ones:
+            for losses of which less is better, that is all but those with a moving target.
     """
 
     name: str
     share: float
     parameters: list[nn.Parameter]
     rate: float = 1.0
+    best: bool = False
 
 
 class Estimator(nn.Module):

@@ -46,7 +46,7 @@ def power(share: Tensor, exponent: float = 1.0) -> Tensor:
     return share ** (1 / (1 + exponent))
 
 
-def logit_normal(share: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+def logit_normal(share: Tensor, mean: float = 2.0, std: float = 2.0) -> Tensor:
     """A logit of t that is normal: more of the middle, for a positive mean of the late times."""
     within("std", std, 1e-6)
     edge = torch.finfo(share.dtype).eps
@@ -72,7 +72,8 @@ class FMPE(Estimator):
         features: frequencies of t that the network sees.
         gain: factor on the inputs u and x of the network: the spatial frequencies it starts with.
         sigma_min: s, the spread of a path's end.
-        times: distribution of t in training: uniform, power (exponent), logit_normal (mean, std).
+        times: distribution of t in training: logit_normal (mean, std), power (exponent), uniform. The
+            default has many late times, at which narrow posteriors are decided.
         times_arguments: its settings.
         solver: euler (one pass for a step), midpoint (two) or adaptive (Dormand-Prince).
         steps: network passes for a draw; even for midpoint, without effect for adaptive.
@@ -84,6 +85,8 @@ class FMPE(Estimator):
         LookupError, ValueError, TypeError: an argument that is not valid.
     """
 
+    learning_rate = 3e-3
+
     def __init__(
         self,
         problem: Problem,
@@ -94,9 +97,9 @@ class FMPE(Estimator):
         dropout: float | None = None,
         network_arguments: Mapping[str, Any] | None = None,
         features: int = 8,
-        gain: float = 1.0,
+        gain: float = 6.0,
         sigma_min: float = 0.0,
-        times: str = "uniform",
+        times: str = "logit_normal",
         times_arguments: Mapping[str, float] | None = None,
         solver: str = "euler",
         steps: int = 100,

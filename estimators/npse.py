@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from estimators.consistency import decreasing
-from estimators.estimator import Estimator, Problem, within
+from estimators.estimator import Estimator, Phase, Problem, within
 from estimators.network import free_form_network
 from estimators.network.base import FreeForm
 from estimators.network.time import LogTimeFeatures
@@ -99,6 +99,10 @@ class NPSE(Estimator):
     def _network(self, name: str, given: Mapping[str, Any]) -> FreeForm:
         sizes = self.problem.size, self.summary.width, self.features.width
         return free_form_network(name, *sizes, given)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("training", 1.0, list(self.parameters()), best=True),)
 
     @property
     def floats(self) -> int:

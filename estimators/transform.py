@@ -28,8 +28,38 @@ ROWS = 65_536  # converted to float64 at a time
 LIMIT = 1e3  # standardised inputs are clamped here, so that an outlier cannot overflow a network
 
 
+def moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation over the rows of values (n, ...)."""
+    parts = values.split(ROWS)  # float64 copies of all rows would be the peak of memory
+    mean = torch.stack([part.double().sum(dim=0) for part in parts]).sum(0) / len(values)
+    square = torch.stack([(part.double() - mean).square().sum(dim=0) for part in parts]).sum(0)
+    return mean, torch.sqrt(square / len(values))
+
+
+def quantiles(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the median and half the width of the central 68.27 % over the rows of values (n, ...).
+
+    Of normal values these are mean and standard deviation, and a share of outliers hardly moves them. An
+    element with more than two thirds of its values equal has no such width and takes its moments.
+    """
+    flat = values.flatten(1)
+    at = [round(share * (len(flat) - 1)) for share in (0.158655, 0.5, 0.841345)]
+    columns = max(1, 2**22 // len(flat))  # sorted at a time
+    chosen = [part.sort(dim=0).values[at].double() for part in flat.split(columns, dim=1)]
+    low, middle, high = torch.cat(chosen, dim=1).view(3, *values.shape[1:])
+    mean, deviation = moments(values)
+    spread, none = (high - low) / 2, high == low
+    return torch.where(none, mean, middle), torch.where(none, deviation, spread)
+
+
+STANDARDISATIONS = {"moments": moments, "robust": quantiles}
+
+
 class Standardizer(nn.Module):
-    """Maps values to zero mean and unit standard deviation, element by element.
+    """Maps values to centre 0 and spread 1, element by element.
+
+    `method`, one of STANDARDISATIONS, says what they are: mean and standard deviation, or median and half
+    the width of the central 68.27 %.
 
     Arguments:
         shape: shape of one mean; a constant element gets the scale 1.
@@ -37,6 +67,7 @@ class Standardizer(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    method = "moments"
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -44,11 +75,8 @@ class Standardizer(nn.Module):
         self.register_buffer("scale", torch.ones(shape))
 
     def fit(self, values: Tensor) -> None:
-        """Take mean and scale from values of shape (n, *shape)."""
-        parts = values.split(ROWS)  # float64 copies of all rows would be the peak of memory
-        mean = sum(part.double().sum(dim=0) for part in parts) / len(values)
-        square = sum((part.double() - mean).square().sum(dim=0) for part in parts)
-        scale = torch.sqrt(square / len(values))
+        """Take centre and scale from values of shape (n, *shape)."""
+        mean, scale = STANDARDISATIONS[self.method](values)
         # Rounding leaves a constant element a tiny spread; what float32 cannot resolve is noise.
         constant = scale <= 1e-6 * mean.abs() + 1e-30
         self.mean.copy_(mean)
@@ -245,6 +273,21 @@ def parameter_transform(
     if bounds not in BOUNDS:
         raise LookupError(f"unknown bounds {bounds!r}{suggest(bounds, sorted(BOUNDS))}")
     return BOUNDS[bounds](low, high, log)
+
+
+def standardise_by(module: nn.Module, method: str) -> None:
+    """Let all standardisation in a module be done by a method, one of STANDARDISATIONS.
+
+    Raises:
+        LookupError: there is none of this name.
+    """
+    if method not in STANDARDISATIONS:
+        raise LookupError(
+            f"unknown standardisation {method!r}{suggest(method, sorted(STANDARDISATIONS))}"
+        )
+    for part in module.modules():
+        if isinstance(part, Standardizer):
+            part.method = method
 
 
 def inward(bound: Tensor, towards: float) -> Tensor:

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -65,6 +65,7 @@ class Estimator(_Strict):
 
     name: str = "cmpe_distilled"
     preprocessing: str = "none"  # of the outputs
+    standardisation: Literal["moments", "robust"] = "moments"
     arguments: dict[str, Any] = {}  # of every estimator that `name` may become
     only: dict[str, dict[str, Any]] = {}  # further arguments of the estimator of that name
 

@@ -103,6 +103,7 @@ CONTESTS = (
         1024,
         (
             _planned("cmpe_distilled", 1024),
+            _ours("cmpe_distilled, short", "cmpe_distilled", 8000, members=1, dropout=0.1),
             *DEFAULTS,
             BAYESFLOW,
             _bayesflow("jax", 32_000, 1024, CHOSEN),

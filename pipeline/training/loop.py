@@ -156,7 +156,7 @@ class Loop:
         return self.finished
 
     def finish(self) -> None:
-        """Put the final weights into the estimator: the best if stopping was early, else the average."""
+        """Put the final weights into the estimator: the best where they count, else the average."""
         self._settle()
         self.estimator.eval()
 
@@ -226,7 +226,7 @@ class Loop:
         )
 
     def _validate(self) -> None:
-        """Note the mean losses; remember the best weights if stopping may be early."""
+        """Note the mean losses; remember the best weights if they may be asked for."""
         self._collect()
         loss = self._validation_loss() if self.team.rank == 0 else 0.0
         (loss,) = self.team.follow(loss)
@@ -244,7 +244,7 @@ class Loop:
             self.waiting += 1
             return
         self.best_loss, self.waiting = loss, 0
-        if self.recipe.patience is not None:
+        if self.recipe.patience is not None or self.estimator.phases[self.phase].best:
             with self.weights.averaged():
                 state = self.estimator.state_dict()
                 self.best = {name: value.detach().clone() for name, value in state.items()}

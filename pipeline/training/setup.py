@@ -99,6 +99,7 @@ class Training:
             "budget": self.config.budget,
             "estimator": [estimator.name, estimator.settings],
             "preprocessing": estimator.preprocessing,
+            "standardisation": estimator.standardisation,
             "recipe": asdict(self.recipe),
             "batch_size": train.batch_size,
             "validation": train.validation,
@@ -135,6 +136,7 @@ class Training:
                 names=self.store.names,
                 scales=bounds.scales if bounds else None,
                 preprocessing=asked.preprocessing,
+                standardisation=asked.standardisation,
                 **asked.settings,
             )
         except (LookupError, TypeError, ValueError) as error:

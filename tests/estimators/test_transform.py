@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from estimators.transform import BOUNDS, Standardizer, parameter_transform
+import estimators
+from estimators.transform import BOUNDS, Standardizer, parameter_transform, standardise_by
 
 INF = math.inf
 LOW = torch.tensor([-1.0, 0.1, -INF, -INF], dtype=torch.float64)
@@ -120,3 +121,40 @@ def test_reflection_on_a_log_scale_is_in_orders_of_magnitude() -> None:
     transform = parameter_transform("reflect", POSITIVE, BELOW, LOG)
     u = torch.tensor([[0.0, math.log(1000.0), 0.0, 2.0]])
     assert torch.allclose(transform.inverse(u)[0, 1], torch.tensor(10.0), rtol=1e-4)
+
+
+def test_robust_standardisation_is_that_of_the_bulk() -> None:
+    torch.manual_seed(0)
+    values = 3 + 2 * torch.randn(20_000, 5, 2)
+    values[:200] = 1e6
+    standard = Standardizer((5, 2))
+    standardise_by(standard, "robust")
+    standard.fit(values)
+    assert torch.allclose(standard.mean, torch.full((5, 2), 3.0), atol=0.1)
+    assert torch.allclose(standard.scale, torch.full((5, 2), 2.0), atol=0.1)
+
+
+def test_robust_standardisation_of_counts_that_are_mostly_zero_takes_the_moments() -> None:
+    values = torch.zeros(1000, 2)
+    values[:100, 0] = 10.0
+    standard, plain = Standardizer((2,)), Standardizer((2,))
+    standardise_by(standard, "robust")
+    standard.fit(values)
+    plain.fit(values)
+    assert torch.equal(standard.mean, plain.mean)
+    assert torch.equal(standard.scale, plain.scale)
+
+
+def test_an_estimator_is_standardised_as_asked() -> None:
+    torch.manual_seed(0)
+    theta = torch.randn(500, 2)
+    x = {"x": theta + torch.randn(500, 2)}
+    x["x"][:5] = 1e4
+    scales = {}
+    for method in ("moments", "robust"):
+        model = estimators.create("npse", theta, x, width=8, standardisation=method)
+        scales[method] = model.summary(x).std(0)
+        assert model.summary(x)[5:].std() > (0.9 if method == "robust" else 0.0)
+    assert (scales["moments"] < 1.01).all()
+    with pytest.raises(LookupError, match="unknown standardisation 'robst'; did you mean 'robust'"):
+        estimators.create("npse", theta, x, standardisation="robst")

@@ -175,6 +175,21 @@ def test_a_loss_that_is_not_finite_names_the_step():
         loop.state()
 
 
+def test_a_phase_that_asks_for_it_keeps_its_best_average():
+    class Best(Regression):
+        @property
+        def phases(self):
+            return (Phase("training", 1.0, list(self.parameters()), best=True),)
+
+    changes = {"steps": 3000, "validate_every": 50, "learning_rate": 3e-2}
+    validation, training = rows(40, 1, noise=1.0), Resident(rows(40, 0, noise=1.0), Order(3, 32))
+    loop = Loop(Best(128), recipe(**changes), validation, Team())
+    assert run(loop, training)
+    assert loop.best_loss < loop.curves[-1]["validation"]
+    loop.finish()
+    assert same(loop.estimator.state_dict(), loop.best)
+
+
 def test_every_phase_has_a_schedule_of_its_own():
     class Twice(Regression):
         @property
