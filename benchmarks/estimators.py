@@ -81,7 +81,11 @@ def _cmpe(budget: int) -> Plan:
 
 
 def _fmpe(budget: int) -> Plan:
-    return Plan("fmpe", {"dropout": 0.05}, steps=20_000 if budget < 4096 else 60_000, rate=1e-3)
+    if budget < 4096:
+        given, steps = {"dropout": 0.2, "bounds": "reflect"}, 15_000
+    else:
+        given, steps = {"dropout": 0.05, "bounds": "reflect"}, 50_000
+    return Plan("fmpe", given, steps=steps, rate=3e-3)
 
 
 def _flow(name: str) -> Callable[[int], Plan]:
@@ -97,7 +101,7 @@ def _flow(name: str) -> Callable[[int], Plan]:
 METHODS: dict[str, tuple[Callable[[int], Plan], tuple[int | None, ...]]] = {
     "cmpe_distilled": (_distilled, (2, 10)),
     "cmpe": (_cmpe, (2, 10)),
-    "fmpe": (_fmpe, (1000,)),
+    "fmpe": (_fmpe, (100,)),
     "acf": (_flow("acf"), (None,)),
     "nsf": (_flow("nsf"), (None,)),
     "nsf_autoregressive": (_flow("nsf_autoregressive"), (None,)),
@@ -181,6 +185,7 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", type=int)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--passes", nargs="+", type=int, help="in place of the method's own")
     parser.add_argument("--definitions", nargs="+", default=["paper", "sbibm"])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--table", action="store_true")
@@ -199,11 +204,12 @@ def _run(asked: argparse.Namespace) -> None:
         budgets = [b for b in task.budgets if asked.budgets is None or b in asked.budgets]
         for budget, method, seed in itertools.product(budgets, asked.methods, asked.seeds):
             plan_of, passes = METHODS[method]
-            plan = plan_of(budget)
+            passes, plan = tuple(asked.passes or passes), plan_of(budget)
             given = {**plan.arguments, **SETTINGS.get(task.name, {})}
             plan = Plan(**{**vars(plan), "arguments": given})
             line = {"task": task.name, "budget": budget, "method": method, "seed": seed}
             line |= {"plan": asdict(plan), "definitions": definitions}
+            line["passes"] = dict.fromkeys(map(str, passes))
             if _key(line) in done:
                 continue
             theta, x = bench.simulations(budget, seed)
@@ -246,7 +252,7 @@ def _mean(values: list[float], column: str) -> str:
 
 def _key(line: Mapping[str, Any]) -> str:
     names = "task", "budget", "method", "seed", "plan", "definitions"
-    return json.dumps([line[name] for name in names], sort_keys=True)
+    return json.dumps([[line[name] for name in names], list(line["passes"])], sort_keys=True)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

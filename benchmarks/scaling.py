@@ -1,8 +1,17 @@
 """How simulations scale from one worker to two, and what a driver spends on each unit.
 
-`python -m benchmarks.scaling`: both layouts, in one run, alternately; prints one JSON object. The ratio is that
-of rates between the first unit handed out and the last booked, medians of `REPEATS`; `forecast_ratio` is what
-`pipeline.schedule` says about the same work with the cost of a message measured here.
+`python -m benchmarks.scaling [ray|array]...`: in one run, one and two workers alternately; prints one JSON object.
+A simulation uses a fixed amount of processor time. Two ratios of rates, medians of `REPEATS` pairs:
+
+* `wall_ratio`: by the clock, from the first simulation's start to the last one's end. On a machine that is busy
+  with other work it measures that work.
+* `granted_ratio`: by the time that the machine granted. Linux counts for how long a thread was ready and waited
+  for a core; what is left of a worker's time is work, and idleness that is our fault, the end of the run included.
+  With n simulations of worker w in the interval from its first to the end of the run,
+
+    rate = sum_w n_w / (interval_w - waited_w)
+
+`forecast_ratio` is what `pipeline.schedule` says about the same work with the cost of a message measured here.
 """
 
 from __future__ import annotations
@@ -10,13 +19,16 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipeline import config as configuration
 from pipeline.leases.stage import simulate as by_leases
@@ -25,65 +37,137 @@ from pipeline.schedule import Rates, Workload, forecast
 from pipeline.simulate import simulate as by_ray
 from pipeline.simulation import work
 from pipeline.simulation.calls import Worker
+from pipeline.simulation.session import Session
 from pipeline.stop import Stop
 
-REPEATS = 3
-SECONDS, COUNT = 0.05, 120  # of core time of one simulation; simulations of one measurement
+REPEATS = 5
+SECONDS, COUNT = 0.05, 160  # of core time of one simulation; simulations of each worker
 QUICK = 4000  # simulations that do nothing, for the driver's own time
 UNIT = 0.001  # seconds of a unit of them
 LAYOUTS: dict[str, Callable[..., Any]] = {"ray": by_ray, "array": by_leases}
 SIMULATOR = """
-import time
+import os, time
 import numpy as np
 from simulators import Normal, simulator
 
+NOTES = os.path.dirname(os.path.abspath(__file__))
+_note = None
+
+
+def note(began):
+    global _note
+    if _note is None:
+        _note = open(os.path.join(NOTES, f"{os.getpid()}.times"), "a", buffering=1)
+    with open("/proc/thread-self/schedstat") as file:
+        waited = int(file.read().split()[1])
+    _note.write(f"{began} {time.monotonic()} {waited / 1e9}\\n")
+
 
 @simulator(prior={"a": Normal(0, 1)})
-def busy(a, rng, seconds=0.0):
-    end = time.process_time() + SECONDS
-    while time.process_time() < end:
+def busy(a, rng):
+    began = time.monotonic()
+    end = time.thread_time() + BUSY
+    time.sleep(NAP)
+    while time.thread_time() < end:
         pass
+    if NOTED:
+        note(began)
     return {"x": np.array([a]) + rng.normal(size=1)}
 """
 
 
-def run(layout: str, seconds: float, count: int, workers: int) -> tuple[float, float, int]:
-    """Return wall seconds of the simulations, core seconds of this process, and units handed out."""
-    sent: Counter[str] = Counter()
-    send = Worker.send
+@dataclass(frozen=True)
+class Measured:
+    """One run: `wall` and `granted` rates of its simulations, and what the driver did.
 
-    def counted(self: Worker, method: str, *arguments: Any, unit: int = -1) -> None:
-        sent[method] += 1
-        send(self, method, *arguments, unit=unit)
+    `driver` core seconds of this process during the session, in `rounds` looks for answers, with `units` sent.
+    """
 
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+    wall: float
+    granted: float
+    seconds: float
+    driver: float
+    rounds: int
+    units: int
+
+
+def run(
+    layout: str, count: int, workers: int, busy: float = 0.0, nap: float = 0.0, cpus: float = 1.0
+) -> Measured:
+    """Simulate `count` times, `busy` core seconds and `nap` seconds of sleep each."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, _watched() as seen:
         folder = Path(name)
-        (folder / "busy.py").write_text(SIMULATOR.replace("SECONDS", str(seconds)))
+        text = SIMULATOR.replace("BUSY", str(busy)).replace("NAP", str(nap))
+        (folder / "busy.py").write_text(text.replace("NOTED", str(bool(busy))))
         config = configuration.build(
             {
                 "name": "scaling",
                 "simulator": f"{folder / 'busy.py'}:busy",
                 "budget": count,
-                "simulate": {"workers": workers, "leases": 64},
+                "simulate": {"workers": workers, "leases": 64, "cpus": cpus},
             }
         )
-        Worker.send = counted  # type: ignore[method-assign]
-        began = time.process_time()
-        try:
-            result = LAYOUTS[layout](config, Run(folder / "run"), stop=Stop())
-        finally:
-            Worker.send = send  # type: ignore[method-assign]
-        return result.seconds, time.process_time() - began, sent["run"]
+        LAYOUTS[layout](config, Run(folder / "run"), stop=Stop())
+        wall, granted = _rates(folder) if busy else (0.0, 0.0)
+        return Measured(wall, granted, **seen)
 
 
-def scaling(layout: str) -> dict[str, float]:
-    """Return the rates with one and two workers, and their ratio."""
-    walls: dict[int, list[float]] = {1: [], 2: []}
+@contextmanager
+def _watched() -> Iterator[dict[str, Any]]:
+    """Count what sessions do meanwhile; the mapping is that of `Measured`, less the rates."""
+    seen: dict[str, Any] = dict.fromkeys(("seconds", "driver", "rounds", "units"), 0)
+    send, feed, session = Worker.send, Session._feed, Session.run
+
+    def counted_send(self: Worker, method: str, *arguments: Any, unit: int = -1) -> None:
+        seen["units"] += method == "run"
+        send(self, method, *arguments, unit=unit)
+
+    def counted_feed(self: Session) -> None:
+        seen["rounds"] += 1
+        feed(self)
+
+    def timed(self: Session, *arguments: Any) -> None:
+        began, wall = time.process_time(), time.monotonic()
+        session(self, *arguments)
+        seen["driver"] += time.process_time() - began
+        seen["seconds"] += time.monotonic() - wall
+
+    Worker.send, Session._feed = counted_send, counted_feed  # type: ignore[method-assign]
+    Session.run = timed  # type: ignore[method-assign, assignment]
+    try:
+        yield seen
+    finally:
+        Worker.send, Session._feed, Session.run = send, feed, session  # type: ignore[method-assign]
+
+
+def _rates(folder: Path) -> tuple[float, float]:
+    """Return simulations per second of the clock, and per second that the machine granted.
+
+    The first simulation of each worker only marks where its interval begins.
+    """
+    times = [np.loadtxt(path, ndmin=2) for path in folder.glob("*.times")]  # began, ended, waited
+    end = max(rows[-1, 1] for rows in times)
+    wall = sum(len(rows) - 1 for rows in times) / (end - min(rows[0, 1] for rows in times))
+    granted = sum(
+        (len(rows) - 1) / (end - rows[0, 1] - (rows[-1, 2] - rows[0, 2])) for rows in times
+    )
+    return float(wall), float(granted)
+
+
+def scaling(layout: str) -> dict[str, Any]:
+    """Return the ratios of rates with two workers and one: medians, and all of them."""
+    pairs = []
     for _ in range(REPEATS):
-        for workers, found in walls.items():
-            found.append(run(layout, SECONDS, COUNT * workers, workers)[0])
-    one, two = (COUNT * workers / statistics.median(walls[workers]) for workers in (1, 2))
-    return {"rate_1": one, "rate_2": two, "ratio": two / one}
+        one, two = (run(layout, COUNT * workers, workers, SECONDS) for workers in (1, 2))
+        pairs.append((two.wall / one.wall, two.granted / one.granted, one.granted))
+    wall, granted, rate = (list(values) for values in zip(*pairs, strict=True))
+    return {
+        "wall_ratio": statistics.median(wall),
+        "granted_ratio": statistics.median(granted),
+        "efficiency_1": statistics.median(rate) * SECONDS,
+        "wall_ratios": wall,
+        "granted_ratios": granted,
+    }
 
 
 def overhead(layout: str) -> dict[str, float]:
@@ -91,19 +175,17 @@ def overhead(layout: str) -> dict[str, float]:
     before = work.TARGET, work.LEAST
     work.TARGET = work.LEAST = UNIT
     try:
-        _, few, many = (run(layout, 0.0, count, 1) for count in (10, 10, QUICK))  # first: imports
+        _, few, many = (run(layout, count, 1) for count in (10, 10, QUICK))  # first: imports
     finally:
         work.TARGET, work.LEAST = before
-    return {
-        "units": many[2],
-        "unit_us": 1e6 * max(0.0, many[1] - few[1]) / max(1, many[2] - few[2]),
-    }
+    units = many.units - few.units
+    return {"units": units, "unit_us": 1e6 * max(0.0, many.driver - few.driver) / max(1, units)}
 
 
 def main() -> None:
     """Measure and print."""
     result: dict[str, Any] = {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
-    for layout in LAYOUTS:
+    for layout in sys.argv[1:] or LAYOUTS:
         found = {**scaling(layout), **overhead(layout)}
         rates = replace(Rates(), message=found["unit_us"] / 1e6)
         walls = [

@@ -79,7 +79,7 @@ def script(job: Job) -> str:
     """Return the batch script of a job."""
     lines = [
         f"--job-name={job.name}",
-        f"--output={job.folder}/{job.stage}-%j.log",
+        _option("output", f"{job.folder}/{job.stage}-%j.log"),
         "--open-mode=append",
         f"--signal=B:USR1@{job.notice}",
         "--requeue",
@@ -100,7 +100,7 @@ def script(job: Job) -> str:
 
 
 def _option(name: str, value: object) -> str:
-    return f"--{name}" if value is True else f"--{name}={value}"
+    return f"--{name}" if value is True else f"--{name}={quoted(value)}"
 
 
 def submit(path: Path, after: str | None = None, success: bool = True) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ POSTERIOR, REFERENCE, BAND, WARM = "#2f6f9f", "#9aa5b1", "#dce6ee", "#c8553d"
 DOTS: dict[str, Any] = {"ms": 2.2, "alpha": 0.5, "mew": 0, "rasterized": True}
 MOST_PARAMETERS = 12  # in one plot
 MOST_PAIRS = 5
+TITLE, LABEL = 30, 14  # characters that fit above a plot, beside a small one
 STYLE = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -58,6 +60,23 @@ def grid(count: int, width: float, height: float, columns: int = 4) -> tuple[Fig
     return figure, axes[:count]
 
 
+def title(name: str, note: str) -> str:
+    """Return a name with a note behind it, below it where both are too long for one line."""
+    if not note:
+        return name
+    return f"{name},  {note}" if len(name) + len(note) < TITLE else f"{name}\n{note}"
+
+
+def wrapped(name: str) -> str:
+    """Return a long name on several lines, broken behind underscores."""
+    lines = [""]
+    for part in re.split(r"(?<=_)", name):
+        if lines[-1] and len(lines[-1] + part) > LABEL:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
 @mpl.rc_context(STYLE)
 def recovery(theta: np.ndarray, draws: np.ndarray, names: Sequence[str]) -> Figure:
     """Posterior median and central 90 % interval against the true value, for every parameter.
@@ -75,8 +94,8 @@ def recovery(theta: np.ndarray, draws: np.ndarray, names: Sequence[str]) -> Figu
         ax.plot(theta[:, d], middle[:, d], "o", ms=3, color=POSTERIOR, mew=0)
         residual = np.sum((theta[:, d] - middle[:, d]) ** 2)
         spread = np.sum((theta[:, d] - theta[:, d].mean()) ** 2)
-        share = f",  R² = {1 - residual / spread:.3f}" if spread > 0 else ""
-        ax.set_title(f"{names[d]}{share}", loc="left")
+        share = f"R² = {1 - residual / spread:.3f}" if spread > 0 else ""
+        ax.set_title(title(names[d], share), loc="left")
         ax.set_xlabel("true value")
     axes[0].set_ylabel("posterior median, 90 % interval")
     return figure
@@ -101,7 +120,7 @@ def sbc_ecdf(fractions: np.ndarray, names: Sequence[str]) -> Figure:
         color = WARM if out.any() else POSTERIOR
         ax.plot(z, np.pad(difference[:, d], 1), color=color, lw=1.4, drawstyle="steps-mid")
         ax.axhline(0, color=FAINT, lw=0.8)
-        ax.set_title(names[d] + ("  leaves the band" if out.any() else ""), loc="left")
+        ax.set_title(title(names[d], "leaves the band" if out.any() else ""), loc="left")
         ax.set_xlabel("fractional rank")
         ax.set_xlim(0, 1)
     axes[0].set_ylabel("ECDF difference")
@@ -133,9 +152,9 @@ def pairs(
             _cell(ax, draws, reference, theta, edges, i, j)
             ax.tick_params(labelbottom=i == size - 1, labelleft=j == 0 and i > 0)
             if i == size - 1:
-                ax.set_xlabel(names[j])
+                ax.set_xlabel(wrapped(names[j]))
             if j == 0 and i > 0:
-                ax.set_ylabel(names[i])
+                ax.set_ylabel(wrapped(names[i]))
     handles = [Patch(color=POSTERIOR, label="posterior")]
     if reference is not None:
         handles.append(Patch(color=REFERENCE, label="reference"))

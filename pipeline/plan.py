@@ -21,7 +21,7 @@ from pipeline.store import Store
 
 PROBE_SECONDS = 5.0  # a probe stops after this long, but never before one simulation
 PROBES = 5
-FIXED_SHARD_FILES = 12  # of five arrays and of the group
+FIXED_SHARD_FILES = 13  # of five arrays, two groups, and the manifest
 FILES_PER_OUTPUT = 2
 FIXED_ROW_BYTES = 8 + 1 + 4 + 16  # id, outcome, seconds, hash
 

@@ -5,8 +5,9 @@ answers from W workers takes
 
     round + W * worker + m * message        seconds of the driver,
 
-and every `LOOK` seconds it reads W notes and publishes the shards that are full. With leases there is no driver;
-each process pays for its leases, all of them share the file system's metadata server, and one finishes.
+and every `LOOK` seconds it reads W notes and publishes the shards that are full; without an answer there is a
+round every `POLL` seconds. With leases there is no driver; each process pays for its leases, all of them share the
+file system's metadata server, and one finishes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from pipeline.leases.lease import BEATS
 from pipeline.leases.member import WHOLE
-from pipeline.simulation.session import LOOK
+from pipeline.simulation.session import LOOK, POLL
 from pipeline.simulation.work import LEAST, SLOW, TARGET
 
 EVENTS = 200_000  # units that are followed, of more
@@ -62,7 +63,7 @@ class Workload:
     seconds: float
     row_bytes: float
     shard_bytes: float = 32 * 2**20
-    shard_files: int = 14  # with one output
+    shard_files: int = 15  # with one output
     variation: float = 0.2
     leases: int = 2048
     term: float = 120.0
@@ -151,7 +152,9 @@ def ray(work: Workload, workers: int, rates: Rates) -> Forecast:
                 now += rates.message
                 give(worker, now)
     driver = now
+    waiting = (rates.round + workers * rates.worker) / POLL + workers * rates.note / LOOK
     while running:
+        driver += max(0.0, running[0][0] - now) * min(1.0, waiting)
         now = max(now, running[0][0])
         answers = []
         while running and running[0][0] <= now:
@@ -173,18 +176,17 @@ def ray(work: Workload, workers: int, rates: Rates) -> Forecast:
                 give(worker, now + spent)
         driver += spent
         now += spent
-    per_worker = min(workers, work.count) * min(
-        work.shard_bytes, work.count * work.row_bytes / workers
-    )
-    finish = min(per_worker, work.count * work.row_bytes) / 2 / rates.fold
     shards = math.ceil(work.count * work.row_bytes / work.shard_bytes)
     memory = work.count * rates.row_memory + workers * rates.worker_memory
-    busy = driver / now
     entries = max(shards, 2 * workers)  # spools of a session, notes with their dumps
-    wall = now * units.scale
-    return _summed(
-        "ray", work, workers, wall, finish, busy, messages / now, shards, entries, memory
-    )
+    return _summed("ray", work, workers, now * units.scale, _folding(work, workers) / rates.fold,
+                   driver / now, messages / now, shards, entries, memory)  # fmt: skip
+
+
+def _folding(work: Workload, workers: int) -> float:
+    """Return the bytes that the driver still has to put into shards in the end: half a shard of each worker."""
+    written = work.count * work.row_bytes
+    return min(min(workers, work.count) * min(work.shard_bytes, written / workers), written) / 2
 
 
 # --- leases: no driver -----------------------------------------------------------------------------

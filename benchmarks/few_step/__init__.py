@@ -48,9 +48,16 @@ def _velocity(budget: int) -> Plan:
     return Plan("fmpe", given, steps=15_000, rate=3e-3)
 
 
+def _velocities(budget: int) -> Plan:
+    plan = _velocity(budget)
+    given = {"member": "fmpe", "members": 2, "arguments": plan.arguments}
+    return Plan("ensemble", given, steps=plan.steps, rate=plan.rate)
+
+
 TEACHERS: dict[str, Callable[[int], Plan]] = {
     "denoisers": _denoisers,
     "denoiser": _denoiser,
+    "velocities": _velocities,
     "velocity": _velocity,
 }
 
@@ -60,21 +67,23 @@ def _plug_in(module: str, kind: str, steps: int = 10_000, rate: float = 1e-3, **
 
 
 TAUGHT = {"teacher": "denoisers"}
+TRIG = {"weight": 0.5, "warmup": 0.1}
+MEAN = {"apart": 0.75, "power": 0.5, "restart": True}
 METHODS = {
     "cmpe_distilled": Method(
         Plan("cmpe_distilled", {"members": 4, "dropout": 0.2}, steps=25_000, rate=3e-3)
     ),
-    "fmpe": Method(Plan("fmpe", {"dropout": 0.05}, steps=20_000, rate=1e-3), passes=(100,)),
+    "fmpe": Method(_velocity(1024), passes=(100,)),
     "denoisers": Method(_denoisers(1024), passes=(30,)),
     "neighbours_distilled": Method(_plug_in("neighbours", "Neighbours"), **TAUGHT),
     "tuning": Method(
         _plug_in("tuning", "Tuning", dropout=0.2), teacher="denoiser", takes=("start",)
     ),
     "tuning_distilled": Method(_plug_in("tuning", "Tuning"), **TAUGHT),
-    "trig_flow": Method(_plug_in("trig_flow", "TrigFlow", dropout=0.2)),
-    "trig_flow_distilled": Method(_plug_in("trig_flow", "TrigFlow"), **TAUGHT),
-    "mean_flow": Method(_plug_in("mean_flow", "MeanFlow", dropout=0.2)),
-    "mean_flow_distilled": Method(_plug_in("mean_flow", "MeanFlow"), **TAUGHT),
+    "trig_flow": Method(_plug_in("trig_flow", "TrigFlow", dropout=0.2, **TRIG)),
+    "trig_flow_distilled": Method(_plug_in("trig_flow", "TrigFlow", **TRIG), **TAUGHT),
+    "mean_flow": Method(_plug_in("mean_flow", "MeanFlow", dropout=0.2, **MEAN)),
+    "mean_flow_distilled": Method(_plug_in("mean_flow", "MeanFlow", **MEAN), **TAUGHT),
     "shortcut": Method(_plug_in("shortcut", "Shortcut", dropout=0.2)),
     "shortcut_distilled": Method(_plug_in("shortcut", "Shortcut"), **TAUGHT),
 }

@@ -23,6 +23,7 @@ from torch import Tensor
 
 import estimators
 from estimators.consistency import ConsistencyEstimator
+from estimators.ensemble import Ensemble
 from estimators.estimator import Estimator, Phase, Problem, within
 from estimators.fmpe import FMPE
 from estimators.network import free_form_network
@@ -39,7 +40,8 @@ class FewStep(ConsistencyEstimator):
 
     Arguments:
         problem: names, bounds and shapes.
-        teacher: folder of a saved `npse` or `fmpe`, where D comes from; none: from the simulations.
+        teacher: folder of a saved `npse`, `fmpe` or `ensemble` of these, where D comes from; none: from
+            the simulations.
         start: folder of a saved `npse` with whose first network G starts; none: at random.
         network, width, depth, dropout: of G.
         features: frequencies of log t that G sees.
@@ -125,16 +127,7 @@ class FewStep(ConsistencyEstimator):
     def clean(self, u: Tensor, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
         """Return D, shape (rows, D): u itself, or what the teacher takes it for."""
         (teacher,) = self._teacher
-        if teacher is None:
-            return u
-        if isinstance(teacher, FMPE):
-            share = 1 / (1 + t)  # the time of the straight path: noise at 0, a parameter at 1
-            point = share * noisy
-            return point + (1 - share) * teacher.velocity(
-                point, teacher.gain * context, share[:, 0]
-            )
-        assert isinstance(teacher, NPSE)
-        return teacher.denoise(noisy, teacher.gain * context, t)
+        return u if teacher is None else denoised(teacher, noisy, context, t)
 
     def below(self, u: Tensor, noisy: Tensor, context: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """Return u_r, one step of Heun's method from u_t; of Euler's where r < epsilon.
@@ -191,11 +184,27 @@ def along_path(
     return (late - early) / (2 * H)
 
 
+def denoised(teacher: Estimator, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
+    """Return a teacher's D at u_t, shape (rows, D); the mean of its members' where it has some.
+
+    Flow matching has the time s = 1 / (1 + t), its point s u_t, and D = s u_t + (1 - s) v.
+    """
+    if isinstance(teacher, Ensemble):
+        answers = [denoised(member, noisy, context, t) for member in teacher.members]
+        return torch.stack(answers).mean(0)
+    if isinstance(teacher, FMPE):
+        s = 1 / (1 + t)
+        velocity = teacher.velocity(s * noisy, teacher.gain * context, s[:, 0])
+        return s * noisy + (1 - s) * velocity
+    assert isinstance(teacher, NPSE)
+    return teacher.denoise(noisy, teacher.gain * context, t)
+
+
 def _rested(path: str, bounds: str) -> Estimator:
     """Return a saved estimator, which no longer learns."""
     module = estimators.load(path).module
-    if not isinstance(module, NPSE | FMPE):
-        raise TypeError(f"teacher {path}: {module.name!r}; valid: npse, fmpe")
+    if not isinstance(module, NPSE | FMPE | Ensemble):
+        raise TypeError(f"teacher {path}: {module.name!r}; valid: npse, fmpe, ensemble")
     if module.bounds != bounds:
         raise ValueError(f"teacher {path} has bounds {module.bounds!r}, this one {bounds!r}")
     return module.eval().requires_grad_(False)

@@ -3,7 +3,8 @@
     D(u_t, r, t) = cos(a) y + sin(a) G(y, x, t, r),   u_r = u_t + (r - t) (u_t - D(u_t, r, t)) / t
 
 For r = t this is the denoiser, for r = epsilon the consistency function. Draws go down the times of the
-passes one after the other and add no noise, so that a draw is a function of one noise.
+passes one after the other and add no noise, so that a draw is a function of one noise; with `restart`
+every pass jumps to epsilon and noise is added before the next, as a consistency function's draws do.
 """
 
 from __future__ import annotations
@@ -21,13 +22,18 @@ class FlowMap(FewStep):
     """Base of flow maps; a subclass defines `loss`. Arguments: see `FewStep`."""
 
     times_seen = 2
+    restart = False
 
     def draw(
         self, context: Tensor, generator: torch.Generator, steps: int | Sequence[float] | None
     ) -> Tensor:
+        if self.restart:
+            return super().draw(context, generator, steps)
         return self.push(self.noise(context, generator), context, steps)
 
     def push(self, z: Tensor, context: Tensor, steps: int | Sequence[float] | None) -> Tensor:
+        if self.restart:
+            return super().push(z, context, steps)
         times = [*self.times(self.steps if steps is None else steps), self.epsilon]
         u = times[0] * z
         for t, r in pairwise(times):

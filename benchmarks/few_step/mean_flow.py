@@ -30,6 +30,7 @@ class MeanFlow(FlowMap):
         problem: names, bounds and shapes.
         apart: share of the pairs with r < t.
         power, c: of the adaptive weight; 0 is the squared error.
+        restart: whether noise is added again between passes.
         others: of the base, see `FewStep`.
     """
 
@@ -40,6 +41,7 @@ class MeanFlow(FlowMap):
         apart: float = 0.5,
         power: float = 1.0,
         c: float = 1e-3,
+        restart: bool = False,
         teacher: str | None = None,
         start: str | None = None,
         width: int | None = None,
@@ -69,7 +71,7 @@ class MeanFlow(FlowMap):
             steps=steps,
             bounds=bounds,
         )
-        self.apart, self.power, self.c = apart, power, c
+        self.apart, self.power, self.c, self.restart = apart, power, c, restart
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
         u, context = self.points(theta, x)

@@ -24,7 +24,7 @@ import numpy as np
 
 DRAWS = 1000
 REPEATS = 3  # of a timed call, behind a first one that may compile
-LONG = 2.0  # seconds of a first call that is not repeated
+LONG = 10.0  # seconds of a first call that is not repeated
 
 Sample = Callable[[np.ndarray, int, "int | None"], np.ndarray]
 

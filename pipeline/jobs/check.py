@@ -56,14 +56,16 @@ def _check_room(config: Config, job: Job) -> None:
         raise UsageError(
             f"cpus-per-task={cpus} is less than simulate.cpus={config.simulate.cpus:g}"
         )
-    if config.simulate.memory is None or "mem" not in job.options:
+    if config.simulate.memory is None:
         return
-    needed, granted = read_bytes(config.simulate.memory), size(job.options["mem"])
-    if 0 < granted < needed:  # in SLURM mem=0 is all of a node
-        raise UsageError(
-            f"mem={job.options['mem']} is less than simulate.memory={config.simulate.memory}: "
-            "not one simulation fits on a node"
-        )
+    needed = read_bytes(config.simulate.memory)
+    for option, times in (("mem", 1), ("mem-per-cpu", int(cpus or 1))):
+        granted = size(job.options.get(option, 0)) * times
+        if 0 < granted < needed:  # in SLURM mem=0 is all of a node
+            raise UsageError(
+                f"{option}={job.options[option]} is less than simulate.memory={config.simulate.memory}: "
+                "not one simulation fits on a node"
+            )
 
 
 def _check_shared(path: Path, what: str) -> None:

@@ -69,11 +69,14 @@ def expected(config: Config, folder: Path) -> str:
     return store.digest(config.budget)
 
 
+ARRAY = ("--array", "0-2", "--cpus-per-task", "1")
+
+
 def queue(config: Path, run: Path, nap: float, *words: str, stage: str = "simulate") -> str:
-    """Submit an array of three tasks and return its id."""
+    """Submit and return the first job's id."""
     command = [*PIPELINE, "submit", str(config), "-o", str(run), "--stage", stage, *words]
     done = subprocess.run(
-        [*command, "--array", "0-2", "--cpus-per-task", "1", "--json"],
+        [*command, "--json"],
         env=os.environ | {"NAP": str(nap)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -116,7 +119,7 @@ def check_complete(config: Path, run: Path, folder: Path) -> None:
 @pytest.mark.slow
 def test_a_task_goes_on_after_a_notice(slurm: Slurm, config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    number = queue(config, run, nap=0.5)
+    number = queue(config, run, 0.5, *ARRAY)
     until(lambda: done(run) >= 6)
     assert len(tasks(slurm, number)) == 3
     slurm.run("scancel", "--batch", "--signal=USR1", tasks(slurm, number)[0][0])
@@ -127,9 +130,29 @@ def test_a_task_goes_on_after_a_notice(slurm: Slurm, config: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_both_layouts_give_the_same_digest(slurm: Slurm, config: Path, tmp_path: Path) -> None:
+    array, ray = tmp_path / "array", tmp_path / "ray"
+    queue(config, array, 0.1, *ARRAY)
+    queue(
+        config,
+        ray,
+        0.1,
+        "cluster.layout=ray",
+        "simulate.workers=2",
+        "--nodes=2",
+        "--cpus-per-task=1",
+    )
+    until(lambda: not live(array) and not live(ray))
+    check_complete(config, array, tmp_path)
+    assert [job["state"] for job in states(Run(ray))] == ["COMPLETED"], log(ray)
+    digests = {Store.open(run / "store/train").digest(120) for run in (array, ray)}
+    assert len(digests) == 1
+
+
+@pytest.mark.slow
 def test_the_others_do_the_work_of_a_lost_node(slurm: Slurm, config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    number = queue(config, run, nap=0.5)
+    number = queue(config, run, 0.5, *ARRAY)
     until(lambda: done(run) >= 6)
     nodes = {node for _, node in tasks(slurm, number)}
     assert len(nodes) > 1
@@ -144,7 +167,7 @@ def test_a_task_that_cannot_be_launched_does_not_end_the_chain(
 ) -> None:
     run = tmp_path / "run"
     with slurm.ill("n1"):
-        number = queue(config, run, 0.3, "--exclusive", *CHAIN, stage="all")
+        number = queue(config, run, 0.3, *ARRAY, "--exclusive", *CHAIN, stage="all")
         until(lambda: "launch failed requeued held" in slurm.run("squeue", "-h", "-r", "-o", "%r"))
         until(lambda: done(run) >= 6)
     assert len(tasks(slurm, number)) == 2
@@ -157,7 +180,7 @@ def test_a_task_that_cannot_be_launched_does_not_end_the_chain(
 @pytest.mark.slow
 def test_without_all_simulations_the_chain_ends(slurm: Slurm, config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    number = queue(config, run, 0.5, *CHAIN, stage="all")
+    number = queue(config, run, 0.5, *ARRAY, *CHAIN, stage="all")
     until(lambda: done(run) >= 6)
     slurm.run("scancel", number)
     until(lambda: not live(run))

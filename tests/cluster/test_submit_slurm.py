@@ -179,7 +179,11 @@ def test_slurm_says_no_and_nothing_is_left(slurm: Slurm, case: Case) -> None:
 
 
 def test_a_run_is_queued_once(slurm: Slurm, case: Case) -> None:
-    rows = submit(case.settings(), Run(case.run), "simulate", options={"hold": True})["jobs"]
+    asked = {"hold": True, "comment": "two words", "nodelist": "n[1-2]", "nodes": 2}
+    rows = submit(case.settings(), Run(case.run), "simulate", options=asked)["jobs"]
+    shown = slurm.run("scontrol", "show", "job", rows[0]["id"])
+    assert "Comment=two words" in shown
+    assert "ReqNodeList=n[1-2]" in shown
     with pytest.raises(
         UsageError, match=rf"jobs in the queue: {rows[0]['id']} \(simulate, PENDING\)"
     ):

@@ -52,3 +52,14 @@ def test_the_most_telling_parameter_comes_first() -> None:
     assert left.get_xlabel() == "c"
     assert right.get_lines()[0].get_label() == "c"
     assert right.get_lines()[0].get_ydata()[-1] > 0.5
+
+
+def test_long_names_are_broken_behind_underscores_and_lose_nothing() -> None:
+    name = "initial_radius_of_the_spheroid"
+    lines = plots.wrapped(name).split("\n")
+    assert "".join(lines) == name
+    assert len(lines) > 1
+    assert all(line.endswith("_") for line in lines[:-1])
+    assert plots.wrapped("theta_1") == "theta_1"
+    assert plots.title("theta_1", "R² = 0.9") == "theta_1,  R² = 0.9"
+    assert plots.title(name, "R² = 0.9") == f"{name}\nR² = 0.9"

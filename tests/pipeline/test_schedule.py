@@ -8,9 +8,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipeline.plan import FILES_PER_OUTPUT, FIXED_SHARD_FILES
 from pipeline.schedule import Forecast, Rates, Workload, forecast
+from pipeline.simulation.session import POLL
+from pipeline.store import Rows, Schema, Spool, Store
 
 FREE = replace(
     Rates(), round=0.0, worker=0.0, message=0.0, note=0.0, publish=0.0, lease=0.0, entry=0.0,
@@ -75,7 +79,7 @@ def test_plan_says_what_limits_so_many_workers(tmp_path: Path) -> None:
     )  # fmt: skip
     values = json.loads(done.stdout)
     assert values["workers"] == 1000
-    assert values["files"] == 14 * values["shards"]
+    assert values["files"] == 15 * values["shards"]
     assert set(values["schedule"]) == {"ray", "array"}
     assert values["schedule"]["array"]["workers"] == 1000
     text = subprocess.run(
@@ -85,3 +89,20 @@ def test_plan_says_what_limits_so_many_workers(tmp_path: Path) -> None:
     assert "on 32 workers" in text
     assert "bottleneck" in text
     assert not (tmp_path / "never").exists()
+
+
+def test_a_driver_that_only_waits_still_looks_for_answers() -> None:
+    work = Workload(count=20, seconds=10.0, row_bytes=100.0, variation=1e-6)
+    found = of("ray", work, 20, replace(FREE, round=0.02))
+    assert found.busy == pytest.approx(0.02 / POLL, rel=0.05)
+
+
+def test_a_shard_has_as_many_files_as_are_planned(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "store", {"names": ["a"]}, Schema({"x": ("<f8", ())}))
+    rows = Rows(np.arange(5), np.zeros((5, 1)), {"x": np.zeros(5)}, {}, np.zeros(5, np.uint8),
+                np.zeros(5, np.float32))  # fmt: skip
+    with store.writer() as writer, Spool(writer.spool_directory, "a", store.schema, 5) as spool:
+        spool.append(rows)
+    (shard,) = (store.path / "shards").iterdir()
+    files = sum(path.is_file() for path in shard.rglob("*"))
+    assert files == FIXED_SHARD_FILES + FILES_PER_OUTPUT == Workload(1, 1.0, 1.0).shard_files

@@ -118,6 +118,11 @@ def test_a_system_without_chains_gets_one_job(run: Run) -> None:
         ([], {"time": "soon"}, "time = 'soon': valid are minutes"),
         ([], {"time": "2"}, "leaves nothing before the notice of cluster.notice=120 seconds"),
         (["simulate.memory=2GB"], {"mem": "1G"}, "mem=1G is less than simulate.memory=2GB"),
+        (
+            ["simulate.memory=2GB"],
+            {"mem_per_cpu": "500M", "cpus_per_task": "3"},
+            "mem-per-cpu=500M is less than simulate.memory=2GB",
+        ),
         (["simulate.memory=2GB"], {"mem": "much"}, "mem = 'much'"),
         (
             ["simulate.cpus=4"],
