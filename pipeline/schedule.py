@@ -195,24 +195,23 @@ def _folding(work: Workload, workers: int) -> float:
 def array(work: Workload, workers: int, rates: Rates) -> Forecast:
     """Let every worker take leases, as `pipeline.leases` does; one metadata server serves them in turn."""
     blocks = min(work.leases, work.count)
-    size = work.count / blocks
+    sizes = np.diff(np.linspace(0, work.count, blocks + 1).astype(int)).tolist()
     random = np.random.default_rng(0)
     operation = 1 / rates.operations
     beats = workers * BEATS / work.term * operation  # share of the server's time
     server, served, operations = 0.0, 0.0, 0
     ready = [(0.0, worker) for worker in range(workers)]
-    left, wall = blocks, 0.0
-    while left:
+    wall = 0.0
+    for size in sizes:
         when, worker = heapq.heappop(ready)
         # link, is it done?, rename; and one listing when a stretch of free blocks ends, about once in eight
         cost = (3 * operation + blocks * rates.entry / 8) / max(1e-9, 1 - beats)
         server = max(server, when) + cost
         served += cost
         operations += 3
-        end = server + rates.lease + _seconds(work, max(1, round(size)), random)
+        end = server + rates.lease + _seconds(work, size, random)
         wall = max(wall, end)
         heapq.heappush(ready, (end, worker))
-        left -= 1
     rest = min(work.shard_bytes / WHOLE / 2, work.count * work.row_bytes / workers)
     finish = min(workers, blocks) * (rates.session + rest / rates.fold) + rates.publish
     shards = math.ceil(work.count * work.row_bytes / work.shard_bytes) + min(

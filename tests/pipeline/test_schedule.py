@@ -37,6 +37,11 @@ def test_without_costs_equal_simulations_take_as_long_as_they_must(
     assert found.wall_seconds == pytest.approx(rounds * STEADY.seconds, rel=1e-3)
 
 
+def test_leases_hold_all_simulations_where_they_do_not_divide_evenly() -> None:
+    found = of("array", replace(STEADY, count=160, leases=64), 1, FREE)
+    assert found.wall_seconds == pytest.approx(160 * STEADY.seconds, rel=1e-3)
+
+
 @pytest.mark.parametrize("layout", ["ray", "array"])
 def test_the_last_simulations_cost_as_much_as_they_vary(layout: str) -> None:
     even, uneven = (of(layout, replace(STEADY, variation=v), 1000, FREE) for v in (0.01, 1.0))
