@@ -47,6 +47,14 @@ while [ "$before" != "$signals" ]; do  # a signal ends the waiting, not the work
 done
 """
 
+LEAVE = """\
+rm -rf "${variable}"  # at which the other nodes leave: wait for them, but not for a lost one
+for _ in {{1..20}}; do
+  [ -n "$(jobs -r)" ] || break
+  sleep 0.5
+done
+"""
+
 
 @dataclass(frozen=True)
 class Job:

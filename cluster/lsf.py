@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cluster.allocation import AGENTS, FOLDER, Grant, inside, visible_gpus
 from cluster.batch import (
+    LEAVE,
     MEMORY,
     STOPPED,
     Job,
@@ -53,7 +54,7 @@ others=$(tr ' ' '\\n' <<< "$LSB_HOSTS" | sort -u | grep -vx "$(hostname)" | tr '
 }} &
 """
 AGAIN = """\
-[ "$stopping" != USR1 ] || code={stopped}  # with which LSF queues the job again
+[ "$stopping" != USR1 ] || [ $code = 0 ] || code={stopped}  # with which LSF queues the job again
 [ "$stopping" != TERM ] || code=143  # bkill
 """
 
@@ -99,7 +100,7 @@ def script(job: Job) -> str:
         nodes = NODES.format(
             variable=FOLDER, folder=quoted(job.folder), command=shlex.join(job.node), ended=AGENTS
         )
-        end = f'rm -rf "${FOLDER}"\n'
+        end = LEAVE.format(variable=FOLDER)
     lines = (
         f"-J {job.name}",
         f"-o {job.folder}/{job.stage}-%J.log",

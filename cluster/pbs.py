@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cluster.allocation import AGENTS, FOLDER, Grant, inside, visible_gpus
 from cluster.batch import (
+    LEAVE,
     MEMORY,
     STOPPED,
     Job,
@@ -93,7 +94,7 @@ def script(job: Job) -> str:
             variable=FOLDER, folder=quoted(job.folder), setup=setup,
             command=shlex.join(job.node), others=job.nodes - 1, ended=AGENTS, memory=MEMORY,
         )  # fmt: skip
-        end = f'rm -rf "${FOLDER}"\n'
+        end = LEAVE.format(variable=FOLDER)
     again = AGAIN.format(
         stopped=STOPPED,
         restarts=job.restarts,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.allocation import AGENTS, FOLDER, Grant, inside
-from cluster.batch import STOPPED, Job, State, body, call, head, quoted
+from cluster.batch import LEAVE, STOPPED, Job, State, body, call, head, quoted
 from cluster.connection import Cluster, no_address, usable_cpus
 
 CHAINS = True  # a job can wait for another's success
@@ -33,7 +33,7 @@ REST = """\
 [ $code != 0 ] || scancel --quiet --state=PENDING "$SLURM_ARRAY_JOB_ID"
 """
 AGAIN = """\
-if [ $code = {stopped} ] || [ -n "$stopping" ]; then
+if [ $code = {stopped} ] || {{ [ -n "$stopping" ] && [ $code != 0 ]; }}; then
   state=$(squeue --noheader --format=%T --jobs={me})  # a cancelled job is not RUNNING
   if [ "$state" = RUNNING ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
     scontrol requeue {me} && sleep 60  # SLURM ends this script
@@ -91,7 +91,7 @@ def script(job: Job) -> str:
         nodes = NODES.format(
             variable=FOLDER, folder=quoted(job.folder), command=shlex.join(job.node), ended=AGENTS
         )
-        end = f'rm -rf "${FOLDER}"\n'
+        end = LEAVE.format(variable=FOLDER)
     array = "array" in job.options
     me = TASK if array else "$SLURM_JOB_ID"
     again = AGAIN.format(stopped=STOPPED, restarts=job.restarts, me=me)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -137,6 +138,42 @@ def test_a_signal_reaches_the_work_and_its_code_the_job(
         assert shell.wait() == 4
     assert time.monotonic() - started < 10
     assert (tmp_path / "again").read_text().split() == ["4", sent.name.removeprefix("SIG")]
+
+
+@pytest.mark.parametrize(("code", "again"), [(0, False), (1, True), (4, True), (138, True)])
+def test_slurm_does_not_queue_again_what_was_complete_when_the_notice_came(
+    tmp_path: Path, code: int, again: bool
+) -> None:
+    for name, text in {
+        "squeue": "echo RUNNING",
+        "scontrol": f"touch {tmp_path}/again; exit 1",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    work = ("bash", "-c", f"trap 'exit {code}' USR1; echo ready; while :; do sleep 0.1; done")
+    job = replace(JOB, place=tmp_path, folder=tmp_path, setup=(), lock=None, work=work, options={})
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with subprocess.Popen(
+        ["bash", "-c", slurm.script(job)], env=os.environ | path, stdout=subprocess.PIPE
+    ) as shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == b"ready\n"
+        shell.send_signal(signal.SIGUSR1)
+        assert shell.wait() == code
+    assert (tmp_path / "again").exists() == again
+
+
+def test_a_script_waits_for_the_other_nodes_to_leave_but_not_for_a_lost_one(tmp_path: Path) -> None:
+    place = tmp_path / "nodes"
+    for stay in (1, 60):
+        place.mkdir()
+        agent = f"{{ while [ -d {place} ]; do sleep 0.1; done; exec sleep {stay} >/dev/null; }} &\n"
+        text = f"nodes={place}\n{agent}{batch.LEAVE.format(variable='nodes')}jobs -rp | wc -l; kill %% 2>/dev/null"
+        started = time.monotonic()
+        done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == ("0" if stay == 1 else "1")
+        assert time.monotonic() - started < 30
+        assert not place.exists()
 
 
 def test_the_alarm_clock_asks_the_work_in_time(tmp_path: Path) -> None:

@@ -250,6 +250,7 @@ def test_two_jobs_share_two_nodes_and_each_uses_its_cores(
         assert slurm.wait(number, ENDED) == "COMPLETED", each.log()
         assert each.store_digest() == each.digest
         assert simulated(each)["workers"] == 2  # of the four cores
+        assert "error" not in each.log()  # of SLURM, about nodes that stayed
 
 
 @pytest.mark.slow
