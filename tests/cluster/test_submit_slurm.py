@@ -267,7 +267,7 @@ def test_an_urgent_job_takes_the_nodes_and_gives_them_back(slurm: Slurm, case: C
 
 @pytest.mark.slow
 def test_training_goes_on_exactly_after_a_notice(slurm: Slurm, case: Case) -> None:
-    words = ("train.steps=6000", "train.batch_size=32")
+    words = ("train.steps=20000", "train.batch_size=32")  # ten seconds and more
     case.submit("--stage=simulate", *words)
     simulated = json.loads((case.run / "jobs.json").read_text())["jobs"][0]["id"]
     assert slurm.wait(simulated, ENDED) == "COMPLETED"
