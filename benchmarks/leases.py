@@ -1,9 +1,9 @@
 """Leases under fire, and what one costs.
 
-`python -m benchmarks.leases [WORKERS]`: 200 short-lived processes, in waves, simulate one store; most are
-killed at random (SIGKILL), and the clock of each is wrong by up to a minute. In the end every id must be there
-exactly once, as in a quiet run. Then the cost of a lease on this disk. Prints one JSON object; exit code 1 unless
-all held.
+`python -m benchmarks.leases [WORKERS [AT_ONCE]]`: 200 short-lived processes, all at once unless said otherwise,
+simulate one store; most are killed at random (SIGKILL), and the clock of each is wrong by up to a minute. In the
+end every id must be there exactly once, as in a quiet run. Then the cost of a lease on this disk. Prints one JSON
+object; exit code 1 unless all held.
 
 The processes are forked from this one, which has imported everything: only the interpreter's start is left out.
 """
@@ -37,9 +37,9 @@ from pipeline.simulation.task import schema_of
 from pipeline.stop import Stop
 from pipeline.store import Spool, Store
 
-WORKERS, WAVE = 200, 25
+WORKERS = 200
 KILLED = 0.7  # share of the processes
-BUDGET, LEASES, TERM = 4000, 800, 4.0
+IDS, LEASES, TERM = 40, 8, 4.0  # of each process; seconds
 SKEW = 60.0  # seconds
 PATIENCE = 600.0
 SIMULATOR = """
@@ -125,11 +125,13 @@ def fire(config: Config, run: Run, workers: int, wave: int) -> dict[str, Any]:
     began, killed, failed, started = time.monotonic(), 0, 0, 0
     deadlines: dict[int, float] = {}
     while started < workers or deadlines:
-        while started < workers and len(deadlines) < wave:
+        if started < workers and len(deadlines) < wave:
             doomed = started < 0.9 * workers and random.random() < KILLED
             lives = random.expovariate(1 / 1.5) if doomed else PATIENCE
             deadlines[begin(config, run)] = time.monotonic() + lives
             started += 1
+        else:
+            time.sleep(0.01)
         for pid, deadline in list(deadlines.items()):
             if time.monotonic() > deadline:
                 assert deadline - began < PATIENCE, "a process did not end: a lease is stuck"
@@ -139,7 +141,6 @@ def fire(config: Config, run: Run, workers: int, wave: int) -> dict[str, Any]:
                 del deadlines[pid]
                 killed += os.WIFSIGNALED(status)
                 failed += os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0
-        time.sleep(0.01)
     return {"workers": workers, "at_once": wave, "killed": killed, "failed": failed,
             "seconds": time.monotonic() - began}  # fmt: skip
 
@@ -155,9 +156,7 @@ def quiet(config: Config, folder: Path) -> str:
     return store.digest(config.budget)
 
 
-def stress(
-    workers: int, wave: int, budget: int = BUDGET, leases: int = LEASES, term: float = TERM
-) -> dict[str, Any]:
+def stress(workers: int, wave: int, budget: int, leases: int, term: float = TERM) -> dict[str, Any]:
     """Run under fire and return what came of it; `held` says whether every promise was kept."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -221,8 +220,9 @@ def cost(blocks: int = 2000, repeats: int = 5) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    workers = int(sys.argv[1]) if len(sys.argv) > 1 else WORKERS
-    held = stress(workers, min(WAVE, workers))
+    words = [int(word) for word in sys.argv[1:]]
+    workers = words[0] if words else WORKERS
+    held = stress(workers, words[1] if len(words) > 1 else workers, IDS * workers, LEASES * workers)
     print(json.dumps({"benchmark": "leases", **held, **cost(), "load": os.getloadavg()[0]}))
     sys.exit(not held["held"])
 

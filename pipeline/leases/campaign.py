@@ -13,16 +13,14 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.leases.lease import Board, Holder, Lost
 from pipeline.leases.member import Member
 from pipeline.leases.plan import Plan
 from pipeline.leases.work import LOOKS, LeasedWork
-from pipeline.run import write_whole
 from pipeline.simulation.ledger import wanted
 from pipeline.stop import Stop
 from pipeline.store import LockedError, Outcome, Store
@@ -51,6 +49,7 @@ class Campaign:
         self.store, self.budget, self.term, self.key = store, budget, term, key
         self.source_digest = source_digest
         self.folder = store.path / "leases" / str(budget)
+        self.file = self.folder / "plan.json"
         self.board = Board(self.folder, term)
 
     def complete(self, again: tuple[Outcome, ...] = ()) -> bool:
@@ -59,22 +58,28 @@ class Campaign:
 
     def plan(self, blocks: int, again: tuple[Outcome, ...], stop: Stop) -> Plan | None:
         """Return the plan, made by whoever comes first; None if stopped, or if all is over meanwhile."""
-        path, pause = self.folder / "plan.json", POLL[0]
+        pause = POLL[0]
         self.folder.mkdir(parents=True, exist_ok=True)
         while not stop.requested and self.folder.exists():
-            if path.exists():
-                return Plan.read(path, self.source_digest)
-            if not self._fulfil(PLAN, lambda: self._make(path, blocks, again)):
+            with suppress(FileNotFoundError):
+                return Plan.read(self.file, self.source_digest)
+            if not self._fulfil(PLAN, lambda: self._make(blocks, again)):
                 pause = _wait(pause, self.term)
         return None
 
-    def _make(self, path: Path, blocks: int, again: tuple[Outcome, ...]) -> bool:
-        if not path.exists():
+    def _make(self, blocks: int, again: tuple[Outcome, ...]) -> bool:
+        if not self.file.exists():
             self._adopt()
             ids = wanted(self.store, self.budget, again)
-            plan = Plan.of(ids, self.key, blocks, again)
-            plan.write(path, self.source_digest)
+            if len(ids):
+                Plan.of(ids, self.key, blocks, again).write(self.file, self.source_digest)
+            else:  # others finished while we came
+                self._remove()
         return True
+
+    def lasts(self, plan: Plan) -> bool:
+        """Whether nobody has finished; another campaign may have begun since, with a plan of its own."""
+        return plan.lies_in(self.file)
 
     def finish(self, plan: Plan, stop: Stop) -> Spent | None:
         """Wait until every block is done, put what is left into shards, and end the campaign.
@@ -82,11 +87,11 @@ class Campaign:
         Returns what all spent, to the one who finished; to the others None, also when there is work to take over.
         """
         pause = POLL[0]
-        while not stop.requested and self.folder.exists():
+        while not stop.requested and self.lasts(plan):
             done, work = self._state(plan)
             if work:
                 return None
-            if done and (total := self._fulfil(FINISH, self._finish)):
+            if done and (total := self._fulfil(FINISH, lambda: self._finish(plan))):
                 return total
             pause = _wait(pause, self.term)
         return None
@@ -101,22 +106,26 @@ class Campaign:
         blocks = {name: g for name, g in taken.items() if name.isdecimal() and name not in done}
         complete = sum(name.isdecimal() for name in done)
         if complete + len(blocks) < len(plan):
-            return False, self.folder.exists()
+            return False, self.lasts(plan)
         watched = random.sample(list(blocks.items()), min(LOOKS, len(blocks)))
         return complete == len(plan), any(self.board.expired(watched))
 
     @contextmanager
     def member(self, plan: Plan) -> Iterator[tuple[Holder, Member, LeasedWork]]:
-        """Take part: a session of the store, a card, and work that takes leases."""
+        """Take part: a session of the store, a card, and work that takes leases; `Lost` if all is over."""
         member = Member(self.store)
         home = member.spool_directory
         with Holder(self.folder, self.term, home.name, home) as holder, member:
+            if not self.lasts(plan):
+                raise Lost(f"{self.folder} is another campaign's: all of ours is done")
             yield holder, member, LeasedWork(plan, self.key, holder, member)
 
     def note(self, name: str, spent: Spent) -> None:
-        """Leave word of what a process spent."""
-        if self.folder.exists():
-            write_whole(self.folder / f"{name}.spent", json.dumps(asdict(spent)))
+        """Leave word of what a process spent, unless others took it for dead and finished."""
+        partial = self.folder / f".{name}.spent.partial"
+        with suppress(FileNotFoundError):
+            partial.write_text(json.dumps(asdict(spent)), encoding="utf-8")
+            partial.rename(self.folder / f"{name}.spent")
 
     def _fulfil(self, name: str, work: Callable[[], T]) -> T | None:
         """Do a duty unless another process has it; if this one dies, another does it."""
@@ -129,8 +138,14 @@ class Campaign:
                 return work() if holder.take(name, generation + 1) else None
         except Lost:
             return None
+        except FileNotFoundError:
+            if self.folder.exists():
+                raise
+            return None  # all is over: this process slept meanwhile
 
-    def _finish(self) -> Spent:
+    def _finish(self, plan: Plan) -> Spent | None:
+        if not self.lasts(plan):
+            return None
         self._await_others()
         self._adopt()
         return self._end()
@@ -152,17 +167,21 @@ class Campaign:
                 time.sleep(1.0)
 
     def _end(self) -> Spent:
-        parts: list[dict[str, Any]] = [
-            json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("*.spent")
-        ]
-        began = (self.folder / "plan.json").stat().st_mtime
-        over = self.folder.with_name(f".{self.folder.name}-{time.time_ns():x}")
-        self.folder.rename(over)
-        seconds = over.stat().st_mtime - began
-        for old in over.parent.glob(".*"):
-            shutil.rmtree(old, ignore_errors=True)
+        notes = [path.read_text(encoding="utf-8") for path in self.folder.glob("*.spent")]
+        parts: list[dict[str, Any]] = [json.loads(note) for note in notes]
+        began = self.file.stat().st_mtime
+        seconds = self._remove() - began
         total = {key: sum(part[key] for part in parts) for key in ("simulated", "workers", "busy")}
         return Spent(**total, seconds=max(0.0, seconds))
+
+    def _remove(self) -> float:
+        """Take the folder away, at once for all who look; return when, by the file system's clock."""
+        over = self.folder.with_name(f".{self.folder.name}-{time.time_ns():x}")
+        self.folder.rename(over)
+        when = over.stat().st_mtime
+        for old in over.parent.glob(".*"):
+            shutil.rmtree(old, ignore_errors=True)
+        return when
 
 
 def _wait(pause: float, term: float) -> float:

@@ -10,6 +10,7 @@ taken. When the work is done the link becomes `NAME.done`.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -55,7 +56,7 @@ class Board:
         return (self.folder / f"{name}.done").exists()
 
     def expired(self, leases: Iterable[tuple[str, int]]) -> Iterator[tuple[str, str]]:
-        """Yield name and last owner of those of the leases (name, generation) that are expired."""
+        """Yield name and last owner of those leases (name, generation) that are expired; none if all is gone."""
         now = self._now()
         for name, generation in leases:
             card = _read(self.folder / f"{name}.{generation}")
@@ -63,17 +64,20 @@ class Board:
                 yield name, card[0]
 
     def living(self) -> list[str]:
-        """Return the owners of all cards that are not expired."""
+        """Return the owners of all cards that are not expired; none if all is gone."""
         now = self._now()
         cards = [_read(self.folder / name) for name in self._entries() if name.endswith(".card")]
         return [card[0] for card in cards if card is not None and now - card[1] <= self.term]
 
     def _now(self) -> float:
-        """Return the file system's time."""
+        """Return the file system's time; where the folder is gone, one at which nothing counts as old."""
         path = self.folder / f".clock-{os.uname().nodename}-{os.getpid()}-{threading.get_ident()}"
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
-            os.utime(path)
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        except FileNotFoundError:
+            return -math.inf
+        try:
+            os.utime(handle)
             return os.fstat(handle).st_mtime
         finally:
             os.close(handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ DISTRIBUTIONS = ("numpy", "zarr")
 class Plan:
     """Ids (n,) sorted, and where each block begins: `edges` (blocks + 1,), positions in `ids`.
 
-    Rows of the outcomes `again` are among the ids: they are simulated although they are there.
+    Rows of the outcomes `again` are among the ids: they are simulated although they are there. `file` is what
+    tells the plan's file from a later one of the same name.
     """
 
     ids: np.ndarray
     edges: np.ndarray
     again: tuple[Outcome, ...] = ()
+    file: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, ids: np.ndarray, key: int, blocks: int, again: tuple[Outcome, ...] = ()) -> Plan:
@@ -69,9 +72,12 @@ class Plan:
         """Read a plan made by the same code.
 
         Raises:
+            FileNotFoundError: there is none.
             PipelineError: the code is another here.
         """
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            values: dict[str, Any] = json.load(file)
+            identity = _identity(os.fstat(file.fileno()))
         different = differences(
             Facts(**values["code"]), facts(PACKAGES, DISTRIBUTIONS, loaded=True)
         )
@@ -85,4 +91,16 @@ class Plan:
         ids = [np.arange(first, stop) for first, stop in values["ids"]]
         again = tuple(Outcome[name] for name in values["again"])
         whole = np.concatenate(ids) if ids else np.zeros(0, np.int64)
-        return cls(whole, np.array(values["edges"]), again)
+        return cls(whole, np.array(values["edges"]), again, identity)
+
+    def lies_in(self, path: Path) -> bool:
+        """Whether this plan was read from the file that is there now."""
+        try:
+            with open(path, "rb") as file:  # opening asks the server, not a cache
+                return _identity(os.fstat(file.fileno())) == self.file
+        except FileNotFoundError:
+            return False
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_ino, status.st_mtime_ns

@@ -89,9 +89,7 @@ def simulate(
         stop.check(f"simulate {stream}")
         plan = campaign.plan(config.simulate.leases, again, stop)
         total = None
-        while (
-            plan is not None and total is None and campaign.folder.exists() and not stop.requested
-        ):
+        while plan is not None and total is None and campaign.lasts(plan) and not stop.requested:
             if campaign.has_work(plan):
                 mine = _sum(mine, _take_part(config, simulation, campaign, plan, stop))
             total = campaign.finish(plan, stop)

@@ -63,7 +63,7 @@ class LeasedWork(Work):
             block = random.choice(free)
             if self.holder.take(name_of(block)):
                 return self._begin(block)
-            if not self.holder.folder.exists():
+            if not self.holder.card.exists():  # all is over
                 return None
 
     def _begin(self, block: int) -> np.ndarray:

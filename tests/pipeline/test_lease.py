@@ -18,6 +18,7 @@ import pytest
 from pipeline import config as configuration
 from pipeline.config import Config
 from pipeline.errors import LockedError, PipelineError, Stopped, TooManyFailed, UsageError
+from pipeline.leases.campaign import Campaign
 from pipeline.leases.lease import Board, Holder, Lost
 from pipeline.leases.member import Member
 from pipeline.leases.plan import Plan
@@ -147,6 +148,15 @@ def test_a_process_that_lost_its_folder_learns_it(tmp_path: Path) -> None:
         home.rename(tmp_path / "taken")
         with pytest.raises(Lost, match=r"silent for more than 1 s"):
             _until(lambda: bool(one.check()))
+
+
+def test_where_the_folder_is_gone_nothing_is_expired_and_nobody_lives(tmp_path: Path) -> None:
+    board = Board(tmp_path / "gone", 1.0)
+    assert board.look() == ({}, set())
+    assert not list(board.expired([("000000", 0), ("finish", 0)]))
+    assert board.living() == []
+    with pytest.raises(Lost, match="all is done"), Holder(board.folder, 1.0, "late"):
+        pass
 
 
 # --- plans -----------------------------------------------------------------------------------------
@@ -381,14 +391,64 @@ def test_a_frozen_process_is_replaced_and_gives_in_when_it_wakes(tmp_path: Path)
 
 
 @pytest.mark.chaos
-def test_of_many_processes_most_are_killed_and_every_id_is_there_once() -> None:
-    command = "import json; from benchmarks.leases import stress; print(json.dumps(stress(16, 8, 600, 120, 2.0)))"
+@pytest.mark.parametrize(
+    "load",
+    [
+        "16, 8, 600, 120, 2.0",
+        pytest.param(
+            "200, 200, 8000, 1600, 4.0", marks=[pytest.mark.slow, pytest.mark.timeout(900)]
+        ),
+    ],
+)
+def test_of_many_processes_most_are_killed_and_every_id_is_there_once(load: str) -> None:
+    command = (
+        f"import json; from benchmarks.leases import stress; print(json.dumps(stress({load})))"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", command], capture_output=True, text=True, check=False, timeout=240
+        [sys.executable, "-c", command], capture_output=True, text=True, check=False
     )  # in a process of its own, which may fork
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["held"], result
+
+
+def test_who_comes_when_all_is_there_makes_no_plan(tmp_path: Path) -> None:
+    campaign = _campaign(tmp_path, rows=60)
+    assert campaign.plan(8, (), Stop()) is None
+    assert not campaign.folder.exists()
+
+
+def test_the_next_campaign_of_a_name_is_not_taken_for_the_first(tmp_path: Path) -> None:
+    campaign = _campaign(tmp_path, rows=0)
+    first = campaign.plan(8, (), Stop())
+    assert first is not None
+    assert campaign.lasts(first)
+    campaign.folder.rename(tmp_path / "over")  # another process finished
+    assert not campaign.lasts(first)
+    assert not campaign.has_work(first)
+    second = campaign.plan(4, (), Stop())  # and a later one found rows missing
+    assert second is not None
+    assert campaign.lasts(second)
+    assert campaign.finish(first, Stop()) is None
+    with pytest.raises(Lost, match="another campaign's"), campaign.member(first):
+        pass
+    assert campaign.has_work(second)
+    assert not any((campaign.store.path / "sessions").iterdir())
+
+
+def _campaign(folder: Path, rows: int) -> Campaign:
+    """Return a campaign for 60 rows, of which some are there."""
+    config = _config(folder)
+    simulation = simulation_of(config, "train")
+    store = Store.create(folder / "store", identity(simulation))
+    with store.writer() as writer:
+        made = [simulation.run(np.array([number])) for number in range(rows)]
+        if made:
+            writer.set_schema(schema_of(made[0], frozenset()))
+            with Spool(writer.spool_directory, "a", store.schema, 1000) as spool:
+                for row in made:
+                    spool.append(row)
+    return Campaign(store, 60, 2.0, 1, "abc")
 
 
 def test_a_larger_budget_adds_and_a_complete_one_does_nothing(tmp_path: Path) -> None:
