@@ -112,8 +112,9 @@ class Loop:
         self.validation = validation
         self.step = 0
         self.phase = 0
-        self.weights = Weights(estimator.phases[0].parameters, recipe.ema)
-        self._ends = _ends([phase.share for phase in estimator.phases], recipe.steps)
+        self.phases = estimator.phases
+        self.weights = Weights(self.phases[0].parameters, recipe.ema)
+        self._ends = _ends([phase.share for phase in self.phases], recipe.steps)
         self.seconds = 0.0
         self.curves: list[dict[str, Any]] = []
         self.best_loss: float | None = None
@@ -172,7 +173,7 @@ class Loop:
         self._settle()
         self.phase, self.best, self.best_loss, self.waiting = phase, None, None, 0
         self.estimator.begin(phase)
-        self.weights = Weights(self.estimator.phases[phase].parameters, self.recipe.ema)
+        self.weights = Weights(self.phases[phase].parameters, self.recipe.ema)
 
     @property
     def _start(self) -> int:
@@ -180,7 +181,7 @@ class Loop:
         return self._ends[self.phase - 1] if self.phase else 0
 
     def _rate(self, step: int) -> float:
-        factor = self.estimator.phases[self.phase].rate
+        factor = self.phases[self.phase].rate
         start = self._start
         return factor * self.recipe.rate(step - start, self._ends[self.phase] - start)
 
@@ -245,7 +246,7 @@ class Loop:
             self.waiting += 1
             return
         self.best_loss, self.waiting = loss, 0
-        if self.recipe.patience is not None or self.estimator.phases[self.phase].best:
+        if self.recipe.patience is not None or self.phases[self.phase].best:
             with self.weights.averaged():
                 state = self.estimator.state_dict()
                 self.best = {name: value.detach().clone() for name, value in state.items()}
@@ -296,7 +297,7 @@ class Loop:
         """Continue from a state."""
         self.estimator.load_state_dict(state["module"])
         self.phase = state["phase"]
-        self.weights = Weights(self.estimator.phases[self.phase].parameters, self.recipe.ema)
+        self.weights = Weights(self.phases[self.phase].parameters, self.recipe.ema)
         self.weights.load(state["weights"], state["step"] - self._start)
         for name in ("step", "seconds", "best", "best_loss", "waiting", "curves"):
             setattr(self, name, state[name])
