@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from benchmarks.leases import cost
+from benchmarks.leases import clock, cost
 from benchmarks.scaling import Measured, run
 from pipeline.leases.member import Member
 from pipeline.schedule import Rates, Workload, forecast
@@ -36,6 +36,7 @@ from pipeline.simulation.work import Work
 from pipeline.store import Rows, Schema, Spool, Store
 
 REPEATS = 5
+CREWS = 2, 16  # workers whose simulations sleep
 WIDTH = 120  # numbers of 8 bytes in a row: about 1 kB with theta and the rest
 SCHEMA = Schema({"x": ("<f8", (WIDTH,))})
 SITES = ((10, 1.0), (1000, 1.0), (1000, 60.0), (10_000, 0.1), (10_000, 1.0), (10_000, 60.0))
@@ -49,19 +50,25 @@ def driver() -> tuple[dict[str, float], list[dict[str, Any]]]:
 
     In a session with W workers the driver's core seconds are
 
-        rounds * round + rounds * W * worker + units * message
+        start(W) + rounds * round + rounds * W * worker + units * message
 
-    which one run with many tiny units and others with few, of sleeping simulations, tell apart.
+    Of two runs with equally many workers the difference leaves out the start. One pair has many tiny units, the
+    others few, of sleeping simulations.
     """
     run("ray", 10, 1)  # imports
-    runs = [(1, _tiny(4000)), (1, _tiny(2000))]
-    runs += [(workers, run("ray", 12 * workers, workers, nap=1.0, cpus=0.25)) for workers in (2, 6)]
-    rows = [
-        (found.rounds / found.driver, found.rounds * workers / found.driver, found.units / found.driver)
-        for workers, found in runs
-    ]  # fmt: skip
-    fitted, _ = nnls(np.array(rows), np.ones(len(rows)))
-    shown = [{"workers": workers, **asdict(found)} for workers, found in runs]
+    pairs = [(1, _tiny(1000), _tiny(5000))]
+    for workers in CREWS:
+        short, long = (
+            run("ray", naps * workers, workers, nap=1.0, cpus=1 / max(CREWS)) for naps in (4, 24)
+        )
+        pairs.append((workers, short, long))
+    rows, spent = [], []
+    for workers, short, long in pairs:
+        rounds, units = long.rounds - short.rounds, long.units - short.units
+        spent.append(long.driver - short.driver)
+        rows.append((rounds, rounds * workers, units))
+    fitted, _ = nnls(np.array(rows) / np.array(spent)[:, None], np.ones(len(rows)))
+    shown = [{"workers": workers, **asdict(each)} for workers, *found in pairs for each in found]
     return dict(zip(("round", "worker", "message"), fitted.tolist(), strict=True)), shown
 
 
@@ -128,12 +135,12 @@ def shards() -> dict[str, float]:
             for number in range(REPEATS):
                 with Spool(writer.spool_directory, str(number), SCHEMA, per) as spool:
                     spool.append(_shifted(rows, number * per))
-                publishing.append(_clock(writer.publish))
+                publishing.append(clock(writer.publish))
             with Spool(writer.spool_directory, "one", SCHEMA, per) as spool:
                 one = rows.take(np.arange(1))
                 for number in range(100):
                     row = _shifted(one, REPEATS * per + number)
-                    appending.append(_clock(partial(spool.append, row)))
+                    appending.append(clock(partial(spool.append, row)))
         first = next((store.path / "shards").iterdir())
         return {
             "publish": statistics.median(publishing),
@@ -161,7 +168,7 @@ def _adopt(sessions: int, rows: int) -> float:
             ids = np.arange(number * rows, (number + 1) * rows)
             with Spool(member.spool_directory, "a", SCHEMA, 10**6) as spool:
                 spool.append(_rows(ids, _draws(rows)))
-        return _clock(lambda: store.writer().__enter__().release())
+        return clock(lambda: store.writer().__enter__().release())
 
 
 def _draws(rows: int) -> np.ndarray:
@@ -175,17 +182,6 @@ def _rows(ids: np.ndarray, x: np.ndarray) -> Rows:
 
 def _shifted(rows: Rows, start: int) -> Rows:
     return replace(rows, ids=np.arange(start, start + len(rows)))
-
-
-def _clock(call: Callable[[], Any]) -> float:
-    """Return the seconds of a call, less those that it waited for a core."""
-    began, waited = time.perf_counter(), _waited()
-    call()
-    return time.perf_counter() - began - (_waited() - waited)
-
-
-def _waited() -> float:
-    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
 
 
 def _core(call: Callable[[], Any], repeats: int) -> float:
