@@ -11,7 +11,7 @@ from pipeline.errors import UsageError
 from pipeline.run import Run
 from pipeline.size import read_bytes
 
-OURS = ("array", "dependency", "ntasks", "ntasks-per-node", "output", "parsable", "signal", "wrap")
+OURS = ("dependency", "ntasks", "ntasks-per-node", "output", "parsable", "signal", "wrap")
 LOCAL = {"devtmpfs", "overlay", "ramfs", "squashfs", "tmpfs"}  # file systems of one machine
 
 
@@ -22,10 +22,13 @@ def check(config: Config, run: Run, job: Job) -> None:
         UsageError: names the option or the place, and what would be valid.
     """
     for option in OURS:
-        if option in job.options and (option, config.cluster.layout) != ("array", "array"):
-            raise UsageError(
-                f"--{option} is decided by sbiflow (cluster.layout={config.cluster.layout})"
-            )
+        if option in job.options:
+            raise UsageError(f"--{option} is decided by sbiflow")
+    if "array" in job.options and config.cluster.layout != "array":
+        raise UsageError(
+            f"--array={job.options['array']} needs --layout=array; with cluster.layout={config.cluster.layout} "
+            "one job has all nodes: --nodes"
+        )
     try:
         _check_time(job)
         if job.stage in ("simulate", "run"):

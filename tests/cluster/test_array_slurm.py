@@ -193,7 +193,7 @@ def test_an_array_says_how_many_tasks_and_ray_has_none(tmp_path: Path, config: P
         submit(settings(config), Run(tmp_path / "run"), dry=True)
     cluster = settings(config).cluster.model_copy(update={"layout": "ray"})
     ray = settings(config).model_copy(update={"cluster": cluster})
-    with pytest.raises(UsageError, match=r"--array is decided by sbiflow"):
+    with pytest.raises(UsageError, match=r"--array=0-3 needs --layout=array"):
         submit(ray, Run(tmp_path / "run"), options={"array": "0-3"}, dry=True)
 
 

@@ -129,7 +129,8 @@ def test_a_system_without_chains_gets_one_job(run: Run) -> None:
             {"cpus_per_task": "2"},
             "cpus-per-task=2 is less than simulate.cpus=4",
         ),
-        ([], {"array": "1-4"}, "--array is decided by sbiflow"),
+        ([], {"array": "1-4"}, "--array=1-4 needs --layout=array"),
+        ([], {"ntasks": "4"}, "--ntasks is decided by sbiflow"),
         (
             ["cluster.stages.evaluate={nodes: 2}"],
             {},
