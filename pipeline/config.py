@@ -101,6 +101,7 @@ class Train(_Strict):
     checkpoint_seconds: float = Field(30.0, gt=0)
     walltime: float | None = Field(None, gt=0)  # seconds, then commit and leave with exit code 4
     amp: bool = False
+    compile: bool = False  # the networks, by torch.compile
     in_memory: bool | None = None
     threads: int = Field(1, ge=1)  # of each worker; more pay only for large networks on idle cores
 

@@ -38,6 +38,7 @@ def affine(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _suits(h: Tensor, weight: Tensor) -> bool:
     return (
         WIDE
+        and not torch.compiler.is_compiling()
         and h.dtype is weight.dtype is torch.float32
         and h.device.type == "cpu"
         and h.ndim == 2

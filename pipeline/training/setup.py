@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 from dataclasses import asdict
 from functools import cached_property
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 import estimators
+from estimators.network.base import FreeForm
 from estimators.registry import resolve
 from pipeline.config import Config
 from pipeline.dataset import Batch, Order, Resident, Stream, Table, mix
@@ -102,6 +104,7 @@ class Training:
             "standardisation": estimator.standardisation,
             "recipe": asdict(self.recipe),
             "batch_size": train.batch_size,
+            "compile": train.compile,
             "validation": train.validation,
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -127,7 +130,7 @@ class Training:
         asked, bounds = self.config.estimator, self._prior()
         torch.manual_seed(mix(self.config.seed))
         try:
-            return estimators.create(
+            model = estimators.create(
                 asked.name,
                 sample.theta,
                 sample.x,
@@ -142,6 +145,9 @@ class Training:
         except (LookupError, TypeError, ValueError) as error:
             message = error.args[0] if error.args else error
             raise UsageError(f"estimator {asked.name!r}: {message}") from error
+        if self.config.train.compile:
+            _compile(model)
+        return model
 
     def _prior(self) -> Prior | None:
         """Return the prior that the store's parameters were drawn from, None for imported ones."""
@@ -183,6 +189,16 @@ class Training:
         for view in self.table.views:
             shards.update(view.ids.tobytes() + b"|")
         return f"shards {shards.hexdigest()[:16]}"
+
+
+def _compile(model: estimators.Estimator) -> None:
+    """Have torch compile the free-form networks at their first pass."""
+    compilers = os.environ.get("CXX", "g++"), "g++", "c++", "clang++"
+    if not any(map(shutil.which, compilers)):
+        raise UsageError("train.compile=true needs a C++ compiler, and there is none in PATH")
+    for network in model.modules():
+        if isinstance(network, FreeForm):
+            network.compile()
 
 
 def memory_limit() -> int:

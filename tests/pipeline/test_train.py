@@ -239,3 +239,21 @@ def test_workers_stop_and_continue(tmp_path):
     assert result.steps == 1000
     whole = train(config, make_run(tmp_path / "whole"), stop=Stop())
     assert same(weights(result), weights(whole))
+
+
+def test_compiled_networks_learn_the_same(run):
+    npse = {"name": "npse", "arguments": {**SMALL, "members": 2}}
+    plain, compiled = (
+        train(configure(npse, compile=on, steps=40), run, stop=Stop()) for on in (False, True)
+    )
+    assert plain.key != compiled.key
+    curves = [json.loads((r.directory / "curves.json").read_text()) for r in (plain, compiled)]
+    losses = [[entry["validation"] for entry in curve] for curve in curves]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def test_compiling_needs_a_compiler(run, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UsageError, match=r"train\.compile.*C\+\+ compiler"):
+        train(configure(compile=True), run, stop=Stop())
