@@ -68,6 +68,7 @@ TASKS = (
     Task("slcp", (10_000,), {"sbibm": SHORT}),
 )
 SETTINGS = {"gaussian_mixture": {"summary": "deepset", "summary_arguments": {"outputs": 6}}}
+GAINS = {"two_moons": 6.0, "gaussian_mixture": 6.0, "inverse_kinematics": 2.0, "slcp": 2.0}
 
 
 def _distilled(budget: int) -> Plan:
@@ -206,6 +207,8 @@ def _run(asked: argparse.Namespace) -> None:
             plan_of, passes = METHODS[method]
             passes, plan = tuple(asked.passes or passes), plan_of(budget)
             given = {**plan.arguments, **SETTINGS.get(task.name, {})}
+            if method == "cmpe_distilled":
+                given["gain"] = GAINS[task.name]
             plan = Plan(**{**vars(plan), "arguments": given})
             line = {"task": task.name, "budget": budget, "method": method, "seed": seed}
             line |= {"plan": asdict(plan), "definitions": definitions}

@@ -69,7 +69,7 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         dropout: float | None = None,
         network_arguments: Mapping[str, Any] | None = None,
         features: int = 16,
-        gain: float = 6.0,
+        gain: float = 3.0,
         epsilon: float = 2e-3,
         T: float = 10.0,
         p_mean: float = -2.0,

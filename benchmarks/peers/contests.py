@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.estimators import METHODS
+from benchmarks.estimators import GAINS, METHODS
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ def _planned(name: str, budget: int) -> Entry:
     """Return an estimator as `benchmarks.estimators` trains it."""
     plan_of, passes = METHODS[name]
     plan = {**vars(plan_of(budget))}
+    if name == "cmpe_distilled":
+        plan["arguments"] = {**plan["arguments"], "gain": GAINS["two_moons"]}
     return Entry(name, "sbiflow", plan.pop("estimator"), plan, passes)
 
 
@@ -103,7 +105,9 @@ CONTESTS = (
         1024,
         (
             _planned("cmpe_distilled", 1024),
-            _ours("cmpe_distilled, short", "cmpe_distilled", 8000, members=1, dropout=0.1),
+            _ours(
+                "cmpe_distilled, short", "cmpe_distilled", 8000, members=1, dropout=0.1, gain=6.0
+            ),
             *DEFAULTS,
             BAYESFLOW,
             _bayesflow("jax", 32_000, 1024, CHOSEN),
