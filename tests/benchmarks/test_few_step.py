@@ -48,7 +48,7 @@ def test_law(name: str, law: Callable[..., None]) -> None:
 @pytest.mark.parametrize("name", PLUG_INS)
 def test_a_denoiser_is_the_start(name: str, tmp_path: Path) -> None:
     """With a denoiser's weights the answer is D, whatever the second time."""
-    start = saved(tmp_path / "npse", "npse", members=1, width=16)
+    start = saved(tmp_path / "npse", "npse", members=1, width=16, gain=6.0)
     f = testing.make(name, start=start, width=16)
     assert isinstance(f, FewStep)
     _, at, context, t = noisy(f)
