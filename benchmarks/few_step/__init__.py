@@ -33,8 +33,8 @@ class Method:
 def _denoisers(budget: int) -> Plan:
     """The first phase of `cmpe_distilled`, as in `benchmarks.estimators`."""
     if budget < 4096:
-        return Plan("npse", {"members": 4, "dropout": 0.2}, steps=15_000, rate=3e-3)
-    return Plan("npse", {"members": 2, "dropout": 0.05}, steps=30_000, rate=3e-3)
+        return Plan("npse", {"members": 4, "dropout": 0.2, "gain": 6.0}, steps=15_000, rate=3e-3)
+    return Plan("npse", {"members": 2, "dropout": 0.05, "gain": 6.0}, steps=30_000, rate=3e-3)
 
 
 def _denoiser(budget: int) -> Plan:
@@ -71,7 +71,7 @@ TRIG = {"weight": 0.5, "warmup": 0.1}
 MEAN = {"apart": 0.75, "power": 0.5, "restart": True}
 METHODS = {
     "cmpe_distilled": Method(
-        Plan("cmpe_distilled", {"members": 4, "dropout": 0.2}, steps=25_000, rate=3e-3)
+        Plan("cmpe_distilled", {"members": 4, "dropout": 0.2, "gain": 6.0}, steps=25_000, rate=3e-3)
     ),
     "fmpe": Method(_velocity(1024), passes=(100,)),
     "denoisers": Method(_denoisers(1024), passes=(30,)),
