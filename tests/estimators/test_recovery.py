@@ -11,8 +11,10 @@ import torch
 
 import estimators
 import simulators
+from benchmarks.fit import batch, train
 from estimators.estimator import Estimator
 from evaluation.c2st import c2st_batch
+from pipeline.training.loop import Recipe
 
 FAST = {  # settings and steps of the optimiser
     "acf": ("acf", {"transforms": 2, "hidden": [32], "dropout": 0.0}, 300),
@@ -27,11 +29,13 @@ SLOW = {
     "acf": ("acf", {}, 2000),
     "cmpe": ("cmpe", {"gain": 1.0}, 10_000),
     "cmpe-adaptive": ("cmpe", {"gain": 1.0, "network": "adaptive_mlp"}, 10_000),
+    "cmpe_distilled": ("cmpe_distilled", {"members": 2}, 8000),
     "ensemble": ("ensemble", {"member": "fmpe", "members": 2}, 4000),
     "fmpe": ("fmpe", {}, 6000),
     "fmpe-transformer": ("fmpe", {"network": "transformer"}, 4000),
     "nsf": ("nsf", {"transforms": 3, "bins": 8}, 2000),
     "nsf_autoregressive": ("nsf_autoregressive", {}, 2000),
+    "npse": ("npse", {"members": 1}, 4000),
 }
 
 
@@ -45,18 +49,24 @@ def simulate(dim: int, n: int, seed: int) -> tuple[Any, np.ndarray, dict[str, np
 def fit(
     name: str, arguments: dict, steps: int, theta: np.ndarray, x: dict[str, np.ndarray]
 ) -> Estimator:
+    """Return an estimator trained by the pipeline's loop."""
     torch.manual_seed(0)
-    estimator = estimators.create(name, theta, x, **arguments)
-    rows = torch.tensor(theta).float(), {k: torch.tensor(v).float() for k, v in x.items()}
-    optimiser = torch.optim.AdamW(estimator.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for step in range(steps):
-        at = torch.randint(len(theta), (256,))
-        optimiser.zero_grad()
-        estimator.loss(rows[0][at], {k: v[at] for k, v in rows[1].items()}, step / steps).backward()
-        optimiser.step()
-        schedule.step()
-    return estimator.eval()
+    model = estimators.create(name, theta, x, **arguments)
+    recipe = Recipe(
+        steps=steps,
+        learning_rate=2e-3,
+        weight_decay=1e-4,
+        warmup=0.01,
+        clip=None,
+        ema=0.999,
+        validate_every=steps // 10,
+        patience=None,
+        amp=False,
+        seed=0,
+    )
+    rows, held_out = torch.arange(len(theta)).split([len(theta) - 200, 200])
+    train(model, recipe, batch(theta, x).take(rows), batch(theta, x).take(held_out), 256)
+    return model
 
 
 @pytest.mark.parametrize("case", FAST)
