@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeVar
 
 from cluster.connection import Cluster, attach
-from cluster.host import bound_to, daemons_alive, folder
+from cluster.host import bound_to, children, daemons_alive, folder
 
 OBJECT_STORE = 100 << 20  # bytes; simulations never travel through it
 TRIES = 3  # starts of Ray on a node
@@ -50,11 +52,15 @@ def head(
 
 
 def again(start: Callable[[], Started]) -> Started:
-    """Start something that may fail with a `ConnectionError`, at most `TRIES` times."""
+    """Start something that may fail with a `ConnectionError`, at most `TRIES` times; no try leaves processes."""
     for _ in range(TRIES - 1):
+        before = children()
         try:
             return start()
         except ConnectionError as error:
+            for pid in children() - before:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             print(f"sbiflow: once more: {error}", file=sys.stderr, flush=True)
     return start()
 

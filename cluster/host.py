@@ -7,7 +7,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
@@ -81,3 +81,12 @@ def daemons_alive() -> bool:
 
     node = worker._global_node
     return node is None or not any(name in DAEMONS for name, _ in node.dead_processes())
+
+
+def children() -> set[int]:
+    """Return the processes that this one started and that are there."""
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has ended meanwhile
+            found.update(map(int, path.read_text(encoding="ascii").split()))
+    return found

@@ -14,6 +14,7 @@ import os, signal, sys, threading, time
 from pathlib import Path
 import cluster
 from cluster.allocation import Grant, inside
+from cluster.host import children
 
 def lose_the_first_raylet():
     while True:
@@ -29,6 +30,8 @@ with {start} as rays:
     import ray
     assert (rays.cpus, rays.nodes) == (1, 1), rays
     assert rays.alive()
+    names = [Path("/proc", str(pid), "comm").read_text().strip() for pid in children()]
+    assert names.count("gcs_server") == 1, names  # the first try's is gone
     print(ray.get(ray.remote(lambda: 42).remote()))
 """
 
