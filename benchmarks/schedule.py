@@ -46,30 +46,27 @@ SITES = ((10, 1.0), (1000, 1.0), (1000, 60.0), (10_000, 0.1), (10_000, 1.0), (10
 
 
 def driver() -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Return `round`, `worker` and `message`, and the runs that they are fitted to.
+    """Return `idle`, `worker` and `message`, and the runs that they are fitted to.
 
     In a session with W workers the driver's core seconds are
 
-        start(W) + rounds * round + rounds * W * worker + units * message
+        start(W) + seconds * idle + rounds * W * worker + units * message
 
-    Of two runs with equally many workers the difference leaves out the start. One pair has many tiny units, the
-    others few, of sleeping simulations.
+    Of two runs with equally many workers the difference leaves out the start. One pair has many tiny units; the
+    others have few, of sleeping simulations.
     """
     run("ray", 10, 1)  # imports
     pairs = [(1, _tiny(1000), _tiny(5000))]
-    for workers in CREWS:
-        short, long = (
-            run("ray", naps * workers, workers, nap=1.0, cpus=1 / max(CREWS)) for naps in (4, 24)
-        )
-        pairs.append((workers, short, long))
-    rows, spent = [], []
-    for workers, short, long in pairs:
-        rounds, units = long.rounds - short.rounds, long.units - short.units
-        spent.append(long.driver - short.driver)
-        rows.append((rounds, rounds * workers, units))
-    fitted, _ = nnls(np.array(rows) / np.array(spent)[:, None], np.ones(len(rows)))
+    pairs += [(workers, _sleeping(4, workers), _sleeping(24, workers)) for workers in CREWS]
+    spent = np.array([long.driver - short.driver for _, short, long in pairs])
+    rows = [
+        (long.seconds - short.seconds, rounds * workers, long.units - short.units)
+        for workers, short, long in pairs
+        for rounds in [long.rounds - short.rounds]
+    ]
+    fitted, _ = nnls(np.array(rows) / spent[:, None], np.ones(len(rows)))
     shown = [{"workers": workers, **asdict(each)} for workers, *found in pairs for each in found]
-    return dict(zip(("round", "worker", "message"), fitted.tolist(), strict=True)), shown
+    return dict(zip(("idle", "worker", "message"), fitted.tolist(), strict=True)), shown
 
 
 def _tiny(count: int) -> Measured:
@@ -80,6 +77,11 @@ def _tiny(count: int) -> Measured:
         return run("ray", count, 1)
     finally:
         work.TARGET, work.LEAST = before
+
+
+def _sleeping(naps: int, workers: int) -> Measured:
+    """Run with so many simulations for each worker, of a second's sleep."""
+    return run("ray", naps * workers, workers, nap=1.0, cpus=1 / max(CREWS))
 
 
 def note(repeats: int = 2000) -> float:
@@ -194,16 +196,26 @@ def _core(call: Callable[[], Any], repeats: int) -> float:
 # --- the forecast ------------------------------------------------------------------------------------
 
 
-def compared(rates: Rates, count: int = 600, seconds: float = 0.05) -> dict[str, float]:
-    """Return core seconds of the driver for each row, and the wall seconds, of a run and of its forecast."""
-    found = run("ray", count, 2, nap=seconds, cpus=0.5)
-    told = forecast(Workload(count, seconds, 60.0, variation=0.05), 2, rates)["ray"]
-    wall = told.wall_seconds - told.finish_seconds
+def compared(
+    rates: Rates, counts: tuple[int, int] = (200, 1000), seconds: float = 0.05
+) -> dict[str, float]:
+    """Return core seconds of the driver for each row of a run with two workers, and of its forecast.
+
+    The difference of two runs: a forecast begins when the workers are there.
+    """
+    few, many = (run("ray", count, 2, nap=seconds, cpus=0.5) for count in counts)
+    told = [
+        forecast(Workload(count, seconds, 60.0, variation=0.05), 2, rates)["ray"]
+        for count in counts
+    ]
+    walls = [each.wall_seconds - each.finish_seconds for each in told]
+    rows = counts[1] - counts[0]
+    work_of = [each.busy * wall for each, wall in zip(told, walls, strict=True)]
     return {
-        "row_us": 1e6 * found.driver / count,
-        "row_us_forecast": 1e6 * told.busy * wall / count,
-        "seconds": found.seconds,
-        "seconds_forecast": wall,
+        "row_us": 1e6 * (many.driver - few.driver) / rows,
+        "row_us_forecast": 1e6 * (work_of[1] - work_of[0]) / rows,
+        "seconds": many.seconds - few.seconds,
+        "seconds_forecast": walls[1] - walls[0],
     }
 
 

@@ -3,11 +3,11 @@
 Two models, of the two ways to share simulations. With Ray one driver hands out units in rounds; a round with m
 answers from W workers takes
 
-    round + W * worker + m * message        seconds of the driver,
+    W * worker + m * message        seconds of the driver,
 
 and every `LOOK` seconds it reads W notes and publishes the shards that are full; without an answer there is a
-round every `POLL` seconds. With leases there is no driver; each process pays for its leases, all of them share the
-file system's metadata server, and one finishes.
+round every `POLL` seconds, and Ray's own threads take a share `idle` of a core. With leases there is no driver; each
+process pays for its leases, all of them share the file system's metadata server, and one finishes.
 """
 
 from __future__ import annotations
@@ -34,23 +34,20 @@ CROWDED = 100_000  # entries of a folder
 class Rates:
     """What the parts of this code cost, in seconds unless said otherwise.
 
-    Measured on a shared two-core machine with a local disk: `message` of process workers, `note`, `publish`,
-    `lease`, `entry` and `row_memory` (columns of the index). Assumed, with a margin: what Ray adds to a message,
-    the costs of a round, `operations`, `session`, `fold` and `worker_memory`. Put your own in.
+    Measured on two cores with a local disk, by `python -m benchmarks.schedule` and, `message`, on the idle machine
+    by `python -m benchmarks.scaling`. Assumed: `operations` and `worker_memory`. Put your own in.
     """
 
-    round: float = 4e-4  # driver: one look for answers
-    worker: float = 6e-6  # the same, more for each worker
-    message: float = (
-        9e-4  # a unit handed out and booked; 2e-4 measured between processes, the rest is Ray's
-    )
-    note: float = 1.1e-5  # a worker's note read
-    publish: float = 4.4e-2  # a shard checked, renamed and flushed
-    lease: float = 6e-4  # taken and done, on a local disk
-    entry: float = 7e-7  # of a folder, listed
+    idle: float = 8e-3  # driver: share of a core that Ray's threads and our looks at it take
+    worker: float = 1.8e-5  # driver: one look for answers, for each worker
+    message: float = 7e-4  # a unit handed out, waited for and booked
+    note: float = 1.3e-5  # a worker's note read
+    publish: float = 4.1e-3  # a shard checked, renamed and flushed
+    lease: float = 5.1e-5  # taken and done, on a local disk
+    entry: float = 6.8e-7  # of a folder, listed
     operations: float = 2e4  # of a metadata server in a second
-    session: float = 5e-3  # adopted by the one who finishes
-    fold: float = 2e8  # bytes a second read from spools and written into shards
+    session: float = 9.8e-4  # adopted by the one who finishes
+    fold: float = 3.7e8  # bytes a second read from spools and written into shards
     row_memory: float = 17.0  # bytes of the driver's index
     worker_memory: float = 2e4  # bytes of the driver's bookkeeping
 
@@ -152,7 +149,7 @@ def ray(work: Workload, workers: int, rates: Rates) -> Forecast:
                 now += rates.message
                 give(worker, now)
     driver = now
-    waiting = (rates.round + workers * rates.worker) / POLL + workers * rates.note / LOOK
+    waiting = rates.idle + workers * (rates.worker / POLL + rates.note / LOOK)
     while running:
         driver += max(0.0, running[0][0] - now) * min(1.0, waiting)
         now = max(now, running[0][0])
@@ -164,7 +161,7 @@ def ray(work: Workload, workers: int, rates: Rates) -> Forecast:
                 heapq.heappush(running, (ended + queues[worker].popleft(), worker))
             else:
                 idle[worker] = True
-        spent = rates.round + workers * rates.worker
+        spent = workers * rates.worker
         if now - looked > LOOK:
             looked = now
             full = (written - published) // work.shard_bytes

@@ -17,7 +17,7 @@ from pipeline.simulation.session import POLL
 from pipeline.store import Rows, Schema, Spool, Store
 
 FREE = replace(
-    Rates(), round=0.0, worker=0.0, message=0.0, note=0.0, publish=0.0, lease=0.0, entry=0.0,
+    Rates(), idle=0.0, worker=0.0, message=0.0, note=0.0, publish=0.0, lease=0.0, entry=0.0,
     operations=1e12, session=0.0, fold=1e18,
 )  # fmt: skip
 STEADY = Workload(count=6000, seconds=1.0, row_bytes=100.0, variation=1e-6, leases=60_000)
@@ -98,8 +98,8 @@ def test_plan_says_what_limits_so_many_workers(tmp_path: Path) -> None:
 
 def test_a_driver_that_only_waits_still_looks_for_answers() -> None:
     work = Workload(count=20, seconds=10.0, row_bytes=100.0, variation=1e-6)
-    found = of("ray", work, 20, replace(FREE, round=0.02))
-    assert found.busy == pytest.approx(0.02 / POLL, rel=0.05)
+    found = of("ray", work, 20, replace(FREE, idle=0.02, worker=1e-3))
+    assert found.busy == pytest.approx(0.02 + 20 * 1e-3 / POLL, rel=0.05)
 
 
 def test_a_shard_has_as_many_files_as_are_planned(tmp_path: Path) -> None:
