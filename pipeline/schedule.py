@@ -6,8 +6,8 @@ answers from W workers takes
     W * worker + m * message        seconds of the driver,
 
 and every `LOOK` seconds it reads W notes and publishes the shards that are full; without an answer there is a
-round every `POLL` seconds, and Ray's own threads take a share `idle` of a core. With leases there is no driver; each
-process pays for its leases, all of them share the file system's metadata server, and one finishes.
+round every `POLL` seconds, and Ray's own threads take a share `idle` of a core. With leases there is no driver;
+each process pays for its leases, all of them share the file system's metadata server, and one finishes.
 """
 
 from __future__ import annotations
