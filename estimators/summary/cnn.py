@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from estimators.summary.base import Summary, keep, masked, mean, sizes
+from estimators.summary.base import Summary, keep, keep_variance, masked, mean, sizes
 from estimators.transform import LIMIT, Standardizer
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
@@ -61,6 +61,7 @@ class CNN(Summary):
             kind(a, b, kernel_size=3, stride=2, padding=1) for a, b in itertools.pairwise(counts)
         )
         self.head = nn.Linear(counts[-1], outputs)
+        keep_variance(self)
 
     def fit(self, x: Mapping[str, Tensor]) -> None:
         values, present = self._places(x)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from estimators.summary import MASK
-from estimators.summary.base import Elements, Summary, masked, mean, sizes
+from estimators.summary.base import Elements, Summary, keep_variance, masked, mean, sizes
 
 
 class DeepSet(Summary):
@@ -35,6 +35,7 @@ class DeepSet(Summary):
             self.elements[name] = elements = Elements(own)
             self.phi[name] = _perceptron(elements.channels, hidden, hidden)
         self.rho = _perceptron(hidden * len(self.phi), hidden, outputs)
+        keep_variance(self)
 
     def fit(self, x: Mapping[str, Tensor]) -> None:
         for elements in self.elements.values():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from estimators.summary import MASK, summary_network
-from estimators.summary.base import Summary, masked, sizes
+from estimators.summary.base import Summary, keep_variance, masked, sizes
 
 KEYS = ("network", "inputs", "arguments")
 
@@ -56,6 +56,7 @@ class Fusion(Summary):
             layers += [nn.Linear(joined, units), nn.SiLU(), nn.Dropout(dropout)]
             joined = units
         self.head = nn.Sequential(*layers, nn.Linear(joined, outputs))
+        keep_variance(self.head)
 
     def fit(self, x: Mapping[str, Tensor]) -> None:
         for part in self.parts.values():

@@ -238,3 +238,15 @@ def test_errors_name_what_is_wrong(
 ) -> None:
     with pytest.raises(error, match=word):
         summary_network(name, shapes, arguments)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_simulations_differ_from_the_start(case: str) -> None:
+    """Where summaries hardly vary, training waits long for x to matter."""
+    name, shapes, arguments = CASES[case]
+    torch.manual_seed(0)
+    network, x = summary_network(name, shapes, arguments), outputs(shapes, 256)
+    network.fit(x)
+    with torch.no_grad():
+        spread = network.eval()(x).std(0).square().mean().sqrt()
+    assert 0.03 < spread < 3
