@@ -255,7 +255,7 @@ def test_two_jobs_share_two_nodes_and_each_uses_its_cores(
 
 @pytest.mark.slow
 def test_an_urgent_job_takes_the_nodes_and_gives_them_back(slurm: Slurm, case: Case) -> None:
-    number = case.submit("--stage=simulate", "--nodes=3", "--exclusive", nap=0.2)["simulate"]
+    number = case.submit("--stage=simulate", "--nodes=3", "--exclusive", nap=1.0)["simulate"]
     until(lambda: case.said() > 0)
     urgent = slurm.run("sbatch", "--parsable", "-p", "urgent", "-N", "3", "--exclusive", "-o", "/dev/null",
                        "--wrap", "sleep 5")  # fmt: skip
