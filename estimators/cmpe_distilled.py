@@ -77,7 +77,7 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         teaching: float = 0.6,
         slower: float = 0.33,
         jitter: float = 0.05,
-        intervals: int = 40,
+        intervals: int = 20,
         rho: float = 7.0,
         t_mean: float = -1.0,
         t_std: float = 2.0,
