@@ -19,7 +19,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,15 @@ METHODS: dict[str, tuple[Callable[[int], Plan], tuple[int | None, ...]]] = {
 OWN = {("gaussian_mixture", "cmpe_distilled"): _one_denoiser}  # plans of a task
 
 
+def plan_for(task: str, method: str, budget: int) -> Plan:
+    """Return how a method is trained on a task."""
+    plan = OWN.get((task, method), METHODS[method][0])(budget)
+    given = {**plan.arguments, **SETTINGS.get(task, {})}
+    if method == "cmpe_distilled" and task in GAINS:
+        given["gain"] = GAINS[task]
+    return replace(plan, arguments=given)
+
+
 class Bench:
     """The test sets and references of one task; references are drawn once and kept in `folder`."""
 
@@ -214,15 +223,8 @@ def _run(asked: argparse.Namespace) -> None:
         definitions = [name for name in task.definitions if name in asked.definitions]
         budgets = [b for b in task.budgets if asked.budgets is None or b in asked.budgets]
         for budget, method, seed in itertools.product(budgets, asked.methods, asked.seeds):
-            plan_of, passes = METHODS[method]
-            passes, plan = (
-                tuple(asked.passes or passes),
-                OWN.get((task.name, method), plan_of)(budget),
-            )
-            given = {**plan.arguments, **SETTINGS.get(task.name, {})}
-            if method == "cmpe_distilled" and task.name in GAINS:
-                given["gain"] = GAINS[task.name]
-            plan = Plan(**{**vars(plan), "arguments": given})
+            plan = plan_for(task.name, method, budget)
+            passes = tuple(asked.passes or METHODS[method][1])
             line = {"task": task.name, "budget": budget, "method": method, "seed": seed}
             line |= {"plan": asdict(plan), "definitions": definitions}
             line["passes"] = dict.fromkeys(map(str, passes))
