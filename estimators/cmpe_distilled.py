@@ -2,17 +2,21 @@
 
 Training has two phases. First the denoisers D_m of `estimators.npse` learn the posterior. Then their
 weights rest, and a consistency function f (see `estimators.consistency`) learns where the probability
-flow of their mean D leads: a point u_t and the point one step of the flow below it have one answer.
+flow of their mean leads. The flow is solved from u_T = u + T z, and at every point of its path f is to
+give its end:
 
-    u_t' = u_t + (t' - t) (d(u_t, t) + d(u_t + (t' - t) d(u_t, t), t')) / 2,   d(u, t) = (u - D(u, t; x)) / t
-    loss = E [ sqrt(|f(u_t, t; x) - f(u_t', t'; x)|^2 + c^2) - c ],   c = huber sqrt(D)
+    u_T -> u_{t_2} -> ... -> u_{t_N} -> u_0   by DPM-Solver++(2M), t_k between T and epsilon
+    loss = E [ sqrt(|f(u_{t_k}, t_k; x) - u_0|^2 + c^2) - c ],   c = huber sqrt(D),   k uniform
 
-weighted by 1 / (t - t'), without gradient through f(u_t', t'). Consistency training has in place of the
-flow's step the single theta that was simulated, and its noise is what limits it at small budgets; a
-denoiser has averaged over it. Besides, the flow can be asked at any x: the summary of a simulated x is
-moved by a random vector of `jitter` standard deviations, so that f is exact between simulations too.
+A path costs N passes of the denoisers, gives N examples, and is kept for a while. Where neighbours on a
+path are only asked to agree, as consistency models usually are, each step of the flow adds its error to
+those below; here the ends are known. Consistency training has in place of the path the single theta that
+was simulated, and its noise is what limits it at small budgets; a denoiser has averaged over it.
+Besides, the flow can be asked at any x: the summary of a simulated x is moved by a random vector of
+`jitter` standard deviations, so that f is exact between simulations too.
 
-Song, Dhariwal, Chen, Sutskever: Consistency Models (2023), arXiv 2303.01469. Schmitt, Pratz, Koethe,
+Luhman, Luhman: Knowledge Distillation in Iterative Generative Models (2021), arXiv 2101.02388. Song,
+Dhariwal, Chen, Sutskever: Consistency Models (2023), arXiv 2303.01469. Schmitt, Pratz, Koethe,
 Buerkner, Radev: Consistency Models for Scalable and Fast Simulation-Based Inference (2023), arXiv
 2312.05440.
 """
@@ -26,9 +30,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from estimators.consistency import ConsistencyEstimator, log_normal_shares
-from estimators.estimator import Phase, Problem, within
+from estimators.consistency import ConsistencyEstimator
+from estimators.estimator import Phase, Problem, Replay, within
 from estimators.npse import NPSE
+
+NUMBERS = 4_000_000  # of all kept points
 
 
 class CMPEDistilled(ConsistencyEstimator, NPSE):
@@ -42,10 +48,10 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         slower: factor on the learning rate while distilling.
         jitter: spread of the random vectors added to the summary of x while distilling, in standard
             deviations of the summary.
-        intervals: number N of steps of the flow between T and epsilon, on a Karras grid.
-        rho: exponent of that grid.
-        t_mean, t_std: mean and standard deviation of log t while distilling.
+        points: number N of points of a path.
+        kept: paths that are kept, fewer where D is large.
         huber: c / sqrt(D).
+        rho: exponent of the Karras grid on which f draws.
         steps: network passes for a draw.
         bounds: treatment of bounded parameters, see `estimators.transform`.
         summary, summary_arguments: the summary network, see `estimators.summary`; it learns with the
@@ -54,9 +60,6 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
     Raises:
         LookupError, ValueError, TypeError: an argument that is not valid.
     """
-
-    table: Tensor
-    edges: Tensor
 
     def __init__(
         self,
@@ -77,11 +80,10 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         teaching: float = 0.6,
         slower: float = 0.33,
         jitter: float = 0.05,
-        intervals: int = 20,
-        rho: float = 7.0,
-        t_mean: float = -1.0,
-        t_std: float = 2.0,
+        points: int = 20,
+        kept: int = 2048,
         huber: float = 0.01,
+        rho: float = 7.0,
         steps: int = 10,
         bounds: str = "reflect",
         summary: str = "identity",
@@ -90,11 +92,10 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         within("teaching", teaching, 0.01, 0.99)
         within("slower", slower, 1e-6)
         within("jitter", jitter, 0)
-        within("intervals", intervals, 2, integer=True)
-        within("rho", rho, 1)
-        within("t_mean", t_mean, -math.inf)
-        within("t_std", t_std, 1e-6)
+        within("points", points, 3, integer=True)
+        within("kept", kept, 1, integer=True)
         within("huber", huber, 1e-9)
+        within("rho", rho, 1)
         super().__init__(
             problem,
             members=members,
@@ -116,24 +117,20 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         )
         self.teaching, self.slower = teaching, slower
         self.jitter, self.rho = jitter, rho
+        self.points = points
+        self.kept = min(kept, max(1, NUMBERS // (points * problem.size)))
         self.c = huber * math.sqrt(problem.size)
         given = {"width": width, "depth": depth, **(network_arguments or {})}
         self.student = self._network(network, given)
-        t = self.grid(intervals)
-        shares = log_normal_shares(t, t_mean, t_std)
-        weights = 1 / t.diff()
-        weights = weights / (weights * shares).sum()  # 1 in the mean
-        self.register_buffer(
-            "table", torch.stack([t[:-1], t[1:], weights], 1).float(), persistent=False
-        )
-        self.register_buffer("edges", shares.cumsum(0)[:-1].float(), persistent=False)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         teachers = [*self.denoisers.parameters(), *self.summary.parameters()]
+        student = list(self.student.parameters())
+        replay = Replay(every=self.points, keep=self.kept)
         return (
             Phase("denoisers", self.teaching, teachers, best=True),
-            Phase("distillation", 1 - self.teaching, list(self.student.parameters()), self.slower),
+            Phase("distillation", 1 - self.teaching, student, self.slower, replay=replay),
         )
 
     def begin(self, phase: int) -> None:
@@ -143,25 +140,28 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
         if progress < self.teaching - 1e-9:
             return NPSE.loss(self, theta, x, progress)
-        return self.distillation(theta, x)
+        return self.replayed(self.examples(theta, x))
 
-    def distillation(self, theta: Tensor, x: Mapping[str, Tensor]) -> Tensor:
-        """Return the loss of f on a batch, shape ()."""
+    @torch.no_grad()
+    def examples(self, theta: Tensor, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return paths of the flow, one for each row, on geometric grids that are moved at random.
+
+        Returns:
+            u (rows, N, D), t (rows, N), end (rows, D), context (rows, C).
+        """
         u, context = self.transform(theta), self._moved(x)
-        interval = torch.searchsorted(self.edges, torch.rand(len(u), device=u.device))
-        below, above, weight = self.table[interval].split(1, dim=1)
-        noisy = torch.addcmul(u, above, torch.randn_like(u))
-        with torch.no_grad():
-            target = self.f(self.flow(noisy, context, above, below), context, below)
-        gap = self.f(noisy, context, above) - target
-        distance = (gap.square().sum(1) + self.c**2).sqrt() - self.c
-        return (weight[:, 0] * distance).mean()
+        place = torch.arange(self.points, device=u.device) - torch.rand(len(u), 1, device=u.device)
+        place[:, 0] = 0.0  # every path begins at T
+        t = self.T * (self.epsilon / self.T) ** (place / (self.points - 1))
+        path, end = self.path(u + self.T * torch.randn_like(u), context, t)
+        return {"u": torch.stack(path, 1), "t": t, "end": end, "context": context}
 
-    def flow(self, u: Tensor, context: Tensor, t: Tensor, end: Tensor) -> Tensor:
-        """Return u after one step of Heun's method from time t to `end`, shape (rows, D)."""
-        slope = (u - self.denoise(u, context, t)) / t
-        ahead = u + (end - t) * slope
-        return u + (end - t) * 0.5 * (slope + (ahead - self.denoise(ahead, context, end)) / end)
+    def replayed(self, examples: Mapping[str, Tensor]) -> Tensor:
+        u, t, end = examples["u"], examples["t"], examples["end"]
+        rows = torch.arange(len(u), device=u.device)
+        point = torch.randint(u.shape[1], (len(u),), device=u.device)
+        gap = self.f(u[rows, point], examples["context"], t[rows, point].unsqueeze(1)) - end
+        return ((gap.square().sum(1) + self.c**2).sqrt() - self.c).mean()
 
     def f(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
         """Return f(u_t, t; x), shape (rows, D), for times (rows, 1); context is times the gain."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -66,12 +67,7 @@ class Ensemble(Estimator):
     def phases(self) -> tuple[Phase, ...]:
         together = zip(*(member.phases for member in self._members()), strict=True)
         return tuple(
-            Phase(
-                same[0].name,
-                same[0].share,
-                [p for phase in same for p in phase.parameters],
-                same[0].rate,
-            )
+            replace(same[0], parameters=[p for phase in same for p in phase.parameters])
             for same in together
         )
 
@@ -81,6 +77,21 @@ class Ensemble(Estimator):
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
         return torch.stack([m.loss(theta, x, progress) for m in self._members()]).mean()
+
+    def examples(self, theta: Tensor, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            f"{k}.{name}": values
+            for k, member in enumerate(self._members())
+            for name, values in member.examples(theta, x).items()
+        }
+
+    def replayed(self, examples: Mapping[str, Tensor]) -> Tensor:
+        parts: list[dict[str, Tensor]] = [{} for _ in self.members]
+        for key, values in examples.items():
+            k, name = key.split(".", 1)
+            parts[int(k)][name] = values
+        losses = [m.replayed(part) for m, part in zip(self._members(), parts, strict=True)]
+        return torch.stack(losses).mean()
 
     def draw(
         self,

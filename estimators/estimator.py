@@ -93,6 +93,19 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """How a phase learns from examples that are dear to make, and serve several times.
+
+    Attributes:
+        every: steps from one call of `Estimator.examples` to the next.
+        keep: rows of examples that are kept, the latest.
+    """
+
+    every: int
+    keep: int
+
+
+@dataclass(frozen=True)
 class Phase:
     """A stretch of training with an optimiser and a learning-rate schedule of its own.
 
@@ -103,6 +116,8 @@ class Phase:
         rate: factor on the learning rate.
         best: whether its end keeps the weights of the lowest validation loss rather than the last ones:
             for losses of which less is better, that is all but those with a moving target.
+        replay: none: a step learns from its batch, by `Estimator.loss`; else from as many kept examples,
+            by `Estimator.replayed`.
     """
 
     name: str
@@ -110,6 +125,7 @@ class Phase:
     parameters: list[nn.Parameter]
     rate: float = 1.0
     best: bool = False
+    replay: Replay | None = None
 
 
 class Estimator(nn.Module):
@@ -182,6 +198,14 @@ class Estimator(nn.Module):
             x: outputs, each (n, ...).
             progress: share of training that is done, in [0, 1]; the only state of training.
         """
+        raise NotImplementedError
+
+    def examples(self, theta: Tensor, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what a phase with `replay` learns from, made of a batch; the first axis is rows."""
+        raise NotImplementedError
+
+    def replayed(self, examples: Mapping[str, Tensor]) -> Tensor:
+        """Return the training loss of rows of examples, shape ()."""
         raise NotImplementedError
 
     def draw(

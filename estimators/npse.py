@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -152,23 +151,35 @@ class NPSE(Estimator):
         return self.push(self.noise(context, generator), context, steps)
 
     def push(self, z: Tensor, context: Tensor, steps: int | Sequence[float] | None) -> Tensor:
-        """Solve the probability flow by DPM-Solver++(2M), one network pass for each time.
+        times = torch.tensor([self.times(self.steps if steps is None else steps)]).to(z)
+        return self.path(times[:, :1] * z, self.gain * context, times)[1]
 
-        u_{k+1} = q u_k + (1 - q) D',   D' = D_k + (D_k - D_{k-1}) h_k / (2 h_{k-1})
-        q = t_{k+1} / t_k,   h_k = log(t_k / t_{k+1});   the last pass returns D
+    def path(self, u: Tensor, context: Tensor, times: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Follow the probability flow by DPM-Solver++(2M), one network pass for each time.
+
+            u_{k+1} = q u_k + (1 - q) D',   D' = D_k + (D_k - D_{k-1}) h_k / (2 h_{k-1})
+            q = t_{k+1} / t_k,   h_k = log(t_k / t_{k+1});   the path ends in the last D
+
+        Arguments:
+            u: where it begins, shape (rows, D).
+            context: summary of x times the gain, shape (rows, C).
+            times: decreasing, shape (rows, N) or (1, N).
+
+        Returns:
+            The points u_k at the times, N of shape (rows, D), and the end, shape (rows, D).
         """
-        times = self.times(self.steps if steps is None else steps)
-        context, u = self.gain * context, times[0] * z
-        last: tuple[Tensor, float] | None = None
-        for t, following in pairwise([*times, 0.0]):
-            answer = self.denoise(u, context, torch.tensor([[t]], device=u.device))
-            if not following:
-                return answer
-            share, h = following / t, math.log(t / following)
-            ahead = answer if last is None else answer + (answer - last[0]) * (h / (2 * last[1]))
-            u = share * u + (1 - share) * ahead
-            last = answer, h
-        raise AssertionError("times are never empty")
+        points, shares = [u], times[:, 1:] / times[:, :-1]
+        steps = -shares.log()
+        answer = last = self.denoise(u, context, times[:, :1])
+        for k in range(shares.shape[1]):
+            ahead = answer
+            if k:
+                ratio = steps[:, k] / (2 * steps[:, k - 1])
+                ahead = answer + (answer - last) * ratio.unsqueeze(1)
+            u = torch.lerp(ahead, u, shares[:, k : k + 1])
+            points.append(u)
+            last, answer = answer, self.denoise(u, context, times[:, k + 1 : k + 2])
+        return points, answer
 
     def times(self, steps: int | Sequence[float]) -> list[float]:
         """Return the decreasing times of the network passes, from T to epsilon on a geometric grid.

@@ -120,6 +120,7 @@ class Loop:
         self.best_loss: float | None = None
         self.best: dict[str, Tensor] | None = None
         self.waiting = 0  # validations without improvement
+        self.examples: dict[str, Tensor] = {}  # of a phase with replay
         self._pending: list[Tensor] = []  # losses not yet looked at
         self._sum, self._count = 0.0, 0  # training loss since the last validation
         self._generator: torch.Generator = torch.default_generator
@@ -172,6 +173,7 @@ class Loop:
         """End a phase with its final weights; the next has an optimiser and a schedule of its own."""
         self._settle()
         self.phase, self.best, self.best_loss, self.waiting = phase, None, None, 0
+        self.examples = {}
         self.estimator.begin(phase)
         self.weights = Weights(self.phases[phase].parameters, self.recipe.ema)
 
@@ -192,7 +194,7 @@ class Loop:
         batch = batch.to(self.team.device)
         self._generator.manual_seed(mix(recipe.seed, TRAINING, step, self.team.rank))
         with self._precision():
-            loss = self.estimator.loss(batch.theta, batch.x, step / recipe.steps)
+            loss = self._loss(batch)
         loss.backward()
         gradients = self.weights.gradients()
         self.team.mean(gradients)
@@ -200,6 +202,21 @@ class Loop:
         self.weights.step(gradients, self._rate(step), recipe.weight_decay, recipe.clip, count)
         self._pending.append(loss.detach())
         self.step = step + 1
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Return the loss of a step: of its batch, or of as many examples made of earlier batches."""
+        replay = self.phases[self.phase].replay
+        if replay is None:
+            return self.estimator.loss(batch.theta, batch.x, self.step / self.recipe.steps)
+        if not self.examples or (self.step - self._start) % replay.every == 0:
+            for name, new in self.estimator.examples(batch.theta, batch.x).items():
+                kept = self.examples.get(name, new[:0])
+                self.examples[name] = torch.cat([new, kept])[: replay.keep]
+        count = len(next(iter(self.examples.values())))
+        chosen = torch.randint(count, (len(batch.theta),), device=self.team.device)
+        return self.estimator.replayed(
+            {name: values[chosen] for name, values in self.examples.items()}
+        )
 
     def _precision(self) -> AbstractContextManager[Any]:
         if not self.recipe.amp:
@@ -288,6 +305,7 @@ class Loop:
             "best": self.best,
             "best_loss": self.best_loss,
             "waiting": self.waiting,
+            "examples": self.examples,
             "curves": self.curves,
             "sum": self._sum,
             "count": self._count,
@@ -299,6 +317,7 @@ class Loop:
         self.phase = state["phase"]
         self.weights = Weights(self.phases[self.phase].parameters, self.recipe.ema)
         self.weights.load(state["weights"], state["step"] - self._start)
+        self.examples = state.get("examples", {})  # older states have none
         for name in ("step", "seconds", "best", "best_loss", "waiting", "curves"):
             setattr(self, name, state[name])
         self._sum, self._count = state["sum"], state["count"]

@@ -1,4 +1,4 @@
-"""Distillation: boundary, the flow's step, and phases that keep to their own weights."""
+"""Distillation: boundary, the paths it learns from, and phases that keep to their own weights."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import torch
 
 from estimators import testing
 from estimators.cmpe_distilled import CMPEDistilled
+from estimators.estimator import Replay
 from pipeline.dataset import Batch, Order, Resident
 from pipeline.training.loop import Loop, Recipe, Team
 
-SMALL = {"width": 16, "depth": 1, "members": 2, "intervals": 10, "steps": 2}
+SMALL = {"width": 16, "depth": 1, "members": 2, "points": 4, "kept": 50, "steps": 2}
 RECIPE = Recipe(
     steps=30,
     learning_rate=1e-2,
@@ -43,7 +44,9 @@ class Keeper:
     def save(self, loop: Loop) -> None:
         state = loop.state()
         self.state = {
-            key: {k: v.clone() for k, v in value.items()} if key == "module" else value
+            key: {k: v.clone() for k, v in value.items()}
+            if key in ("module", "examples")
+            else value
             for key, value in state.items()
         }
 
@@ -75,17 +78,48 @@ def test_at_the_shortest_time_it_is_the_identity() -> None:
     assert not torch.allclose(estimator.f(u, context, shortest + 0.5), u)
 
 
-def test_the_flows_step_is_heuns() -> None:
-    estimator = model()
-    u, context = torch.randn(32, 2), torch.randn(32, estimator.summary.width)
+def test_paths_follow_the_flow_of_the_denoisers_from_the_longest_time() -> None:
+    estimator = model(points=200)
+    paths = estimator.examples(*_batch(rows(64, 0)))
+    u, t, end, context = (paths[name] for name in ("u", "t", "end", "context"))
+    assert u.shape == (64, 200, 2)
+    assert (t[:, 0] == estimator.T).all()
+    assert (t.diff(dim=1) < 0).all()
+    assert (t[:, -1] >= estimator.epsilon).all()
+    middle = ((t[:, 100:101] + t[:, 101:102]) / 2, (u[:, 100] + u[:, 101]) / 2)
+    slope = (middle[1] - estimator.denoise(middle[1], context, middle[0])) / middle[0]
+    step = u[:, 101] - u[:, 100]
+    assert torch.allclose(step, slope * t[:, 100:102].diff(dim=1), atol=0.02 * float(step.std()))
+    assert (end - u[:, -1]).abs().max() < 5 * estimator.epsilon
 
-    def slope(v: torch.Tensor, t: float) -> torch.Tensor:
-        return (v - estimator.denoise(v, context, torch.full((1, 1), t))) / t
 
-    ahead = u - 0.1 * slope(u, 0.6)
-    expected = u - 0.1 * (slope(u, 0.6) + slope(ahead, 0.5)) / 2
-    step = estimator.flow(u, context, torch.full((32, 1), 0.6), torch.full((32, 1), 0.5))
-    assert torch.allclose(step, expected, atol=1e-5)
+def test_paths_begin_at_simulated_parameters_with_noise() -> None:
+    estimator, batch = model(), rows(2000, 0)
+    first = estimator.examples(*_batch(batch))["u"][:, 0]
+    noise = (first - estimator.transform(batch.theta)) / estimator.T
+    assert abs(float(noise.mean())) < 0.1
+    assert abs(float(noise.std()) - 1) < 0.05
+
+
+def test_the_student_learns_to_give_the_ends() -> None:
+    estimator, batch = model(jitter=0.0, width=64), rows(32, 0)
+    paths = estimator.examples(*_batch(batch))
+    optimiser = torch.optim.Adam(estimator.student.parameters(), lr=3e-3)
+    for _ in range(800):
+        optimiser.zero_grad()
+        estimator.replayed(paths).backward()
+        optimiser.step()
+    given = estimator.f(paths["u"][:, 1], paths["context"], paths["t"][:, 1:2])
+    error = (given - paths["end"]).abs().mean() / paths["end"].std()
+    assert error < 0.25
+
+
+def test_fewer_paths_are_kept_of_many_parameters() -> None:
+    assert model(points=10, kept=10**9).phases[1].replay == Replay(every=10, keep=200_000)
+
+
+def _batch(batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    return batch.theta, batch.x
 
 
 def test_a_phase_changes_only_its_own_weights() -> None:

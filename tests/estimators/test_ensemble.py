@@ -12,6 +12,7 @@ import torch
 from estimators import testing
 from estimators.ensemble import Ensemble
 
+SMALL = {"width": 16, "depth": 1, "members": 1, "points": 4}
 NSF = {"member": "nsf", "members": 3, "arguments": {"hidden": [16], "transforms": 1}}
 
 
@@ -70,6 +71,19 @@ def test_every_member_has_its_own_summary() -> None:
         for parameter in f.parameters():
             parameter.zero_()
     assert torch.equal(twin.summary(x), whole)
+
+
+def test_members_keep_their_phases_and_learn_from_their_own_examples() -> None:
+    f = ensemble(member="cmpe_distilled", members=2, arguments=SMALL)
+    theta, x = testing.rows(8)
+    batch = torch.tensor(theta).float(), {k: torch.tensor(v).float() for k, v in x.items()}
+    assert [(phase.best, phase.rate) for phase in f.phases] == [(True, 1.0), (False, 0.33)]
+    assert f.phases[1].replay == f.members[0].phases[1].replay
+    torch.manual_seed(0)
+    own = [member.examples(*batch) for member in f.members]
+    losses = [member.replayed(part) for member, part in zip(f.members, own, strict=True)]
+    torch.manual_seed(0)
+    assert f.replayed(f.examples(*batch)) == torch.stack(losses).mean()
 
 
 def test_members_without_density_say_so() -> None:

@@ -19,7 +19,7 @@ CASES = {
     "cmpe-deepset": ("cmpe", {"width": 32, "summary": "deepset", "bounds": "logit"}),
     "cmpe_distilled": (
         "cmpe_distilled",
-        {"width": 16, "depth": 1, "members": 2, "dropout": 0.2, "intervals": 10, "steps": 3},
+        {"width": 16, "depth": 1, "members": 2, "dropout": 0.2, "points": 5, "steps": 3},
     ),
     "ensemble": (
         "ensemble",

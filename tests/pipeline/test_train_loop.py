@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from estimators.estimator import Phase
+from estimators.estimator import Phase, Replay
 from pipeline.dataset import Batch, Order, Resident
 from pipeline.errors import PipelineError
 from pipeline.training import checkpoint
@@ -211,6 +211,49 @@ def test_every_phase_has_a_schedule_of_its_own():
     assert [entry["learning_rate"] for entry in loop.curves] == pytest.approx(expected)
     now = model.net[0].parameters()
     assert all(torch.equal(a, b) for a, b in zip(model.before, now, strict=True))
+
+
+class Replaying(Regression):
+    """Learns from examples that it makes of a batch now and then."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = []
+
+    @property
+    def phases(self):
+        return (Phase("training", 1.0, list(self.parameters()), replay=Replay(every=4, keep=70)),)
+
+    def examples(self, theta, x):
+        self.made.append(x["x"])
+        return {"theta": theta, "x": x["x"] + 0.1 * torch.randn_like(x["x"])}
+
+    def replayed(self, examples):
+        return (self.net(examples["x"]) - examples["theta"]).square().mean()
+
+
+def test_a_phase_with_replay_learns_from_the_latest_examples():
+    loop = Loop(Replaying(), recipe(steps=13, validate_every=100), rows(40, 1), Team())
+    run(loop, Resident(rows(200, 0), Order(3, 32)))
+    made = loop.estimator.made
+    assert len(made) == 4  # steps 0, 4, 8, 12
+    assert loop.examples["x"].shape == (70, 3)
+    latest = torch.cat(made[::-1])[:70]
+    assert (loop.examples["x"] - latest).abs().max() < 1
+    assert (loop.examples["x"] != latest).any()
+
+
+@pytest.mark.parametrize("stop", [4, 5, 7])
+def test_a_phase_with_replay_continues_exactly(stop):
+    whole, halted, continued = (
+        Loop(Replaying(), recipe(steps=13), rows(40, 1), Team()) for _ in range(3)
+    )
+    run(whole, Resident(rows(200, 0), Order(3, 32)))
+    recorder = Recorder(stop)
+    halted.run(Resident(rows(200, 0), Order(3, 32)).batches(0), recorder)
+    continued.load(recorder.states[-1])
+    run(continued, Resident(rows(200, 0), Order(3, 32)))
+    assert same(whole.estimator.state_dict(), continued.estimator.state_dict())
 
 
 def test_learning_rate_warms_up_and_falls_as_a_cosine():
