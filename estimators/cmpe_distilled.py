@@ -5,8 +5,8 @@ weights rest, and a consistency function f (see `estimators.consistency`) learns
 flow of their mean leads. The flow is solved from u_T = u + T z, and at every point of its path f is to
 give its end:
 
-    u_T -> u_{t_2} -> ... -> u_{t_N} -> u_0   by DPM-Solver++(2M), t_k between T and epsilon
-    loss = E [ sqrt(|f(u_{t_k}, t_k; x) - u_0|^2 + c^2) - c ],   c = huber sqrt(D),   k uniform
+    u_T -> u_{t_2} -> ... -> u_{t_N} -> u_epsilon   by DPM-Solver++(2M), T > t_k > epsilon
+    loss = E [ sqrt(|f(u_{t_k}, t_k; x) - u_epsilon|^2 + c^2) - c ],   c = huber sqrt(D),   k uniform
 
 A path costs N passes of the denoisers, gives N examples, and is kept for a while. Where neighbours on a
 path are only asked to agree, as consistency models usually are, each step of the flow adds its error to
@@ -150,11 +150,12 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
             u (rows, N, D), t (rows, N), end (rows, D), context (rows, C).
         """
         u, context = self.transform(theta), self._moved(x)
-        place = torch.arange(self.points, device=u.device) - torch.rand(len(u), 1, device=u.device)
-        place[:, 0] = 0.0  # every path begins at T
+        place = torch.arange(self.points + 1, device=u.device).repeat(len(u), 1)
+        place = place - torch.rand(len(u), 1, device=u.device)
+        place[:, 0], place[:, -1] = 0.0, self.points - 1.0  # from T to epsilon
         t = self.T * (self.epsilon / self.T) ** (place / (self.points - 1))
-        path, end = self.path(u + self.T * torch.randn_like(u), context, t)
-        return {"u": torch.stack(path, 1), "t": t, "end": end, "context": context}
+        *path, end = self.path(u + self.T * torch.randn_like(u), context, t)
+        return {"u": torch.stack(path, 1), "t": t[:, :-1], "end": end, "context": context}
 
     def replayed(self, examples: Mapping[str, Tensor]) -> Tensor:
         u, t, end = examples["u"], examples["t"], examples["end"]

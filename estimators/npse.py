@@ -152,13 +152,15 @@ class NPSE(Estimator):
 
     def push(self, z: Tensor, context: Tensor, steps: int | Sequence[float] | None) -> Tensor:
         times = torch.tensor([self.times(self.steps if steps is None else steps)]).to(z)
-        return self.path(times[:, :1] * z, self.gain * context, times)[1]
+        context = self.gain * context
+        *_, u = self.path(times[:, :1] * z, context, times)
+        return self.denoise(u, context, times[:, -1:])
 
-    def path(self, u: Tensor, context: Tensor, times: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Follow the probability flow by DPM-Solver++(2M), one network pass for each time.
+    def path(self, u: Tensor, context: Tensor, times: Tensor) -> list[Tensor]:
+        """Follow the probability flow by DPM-Solver++(2M), one network pass for each step.
 
             u_{k+1} = q u_k + (1 - q) D',   D' = D_k + (D_k - D_{k-1}) h_k / (2 h_{k-1})
-            q = t_{k+1} / t_k,   h_k = log(t_k / t_{k+1});   the path ends in the last D
+            q = t_{k+1} / t_k,   h_k = log(t_k / t_{k+1})
 
         Arguments:
             u: where it begins, shape (rows, D).
@@ -166,20 +168,20 @@ class NPSE(Estimator):
             times: decreasing, shape (rows, N) or (1, N).
 
         Returns:
-            The points u_k at the times, N of shape (rows, D), and the end, shape (rows, D).
+            u_k at the times, N of shape (rows, D).
         """
         points, shares = [u], times[:, 1:] / times[:, :-1]
         steps = -shares.log()
-        answer = last = self.denoise(u, context, times[:, :1])
+        last = u
         for k in range(shares.shape[1]):
-            ahead = answer
+            ahead = answer = self.denoise(u, context, times[:, k : k + 1])
             if k:
                 ratio = steps[:, k] / (2 * steps[:, k - 1])
                 ahead = answer + (answer - last) * ratio.unsqueeze(1)
             u = torch.lerp(ahead, u, shares[:, k : k + 1])
             points.append(u)
-            last, answer = answer, self.denoise(u, context, times[:, k + 1 : k + 2])
-        return points, answer
+            last = answer
+        return points
 
     def times(self, steps: int | Sequence[float]) -> list[float]:
         """Return the decreasing times of the network passes, from T to epsilon on a geometric grid.
