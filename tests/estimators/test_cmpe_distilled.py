@@ -10,7 +10,15 @@ from estimators.estimator import Replay
 from pipeline.dataset import Batch, Order, Resident
 from pipeline.training.loop import Loop, Recipe, Team
 
-SMALL = {"width": 16, "depth": 1, "members": 2, "points": 4, "kept": 50, "steps": 2}
+SMALL = {
+    "width": 16,
+    "depth": 1,
+    "members": 2,
+    "points": 4,
+    "kept": 50,
+    "teaching": 0.6,
+    "steps": 2,
+}
 RECIPE = Recipe(
     steps=30,
     learning_rate=1e-2,
