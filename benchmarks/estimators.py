@@ -72,17 +72,17 @@ GAINS = {"two_moons": 6.0, "inverse_kinematics": 4.0, "slcp": 2.0}
 
 
 def _distilled(budget: int) -> Plan:
+    given, steps = {"members": 3, "dropout": 0.05, "teaching": 0.4}, 90_000
     if budget < 4096:
-        return Plan("cmpe_distilled", {"members": 4, "dropout": 0.2}, steps=40_000, rate=3e-3)
-    return Plan("cmpe_distilled", {"members": 3, "dropout": 0.05}, steps=90_000, rate=3e-3)
+        given, steps = {"members": 4, "dropout": 0.2, "teaching": 0.4}, 40_000
+    return Plan("cmpe_distilled", given, steps=steps, rate=3e-3)
 
 
 def _one_denoiser(budget: int) -> Plan:
     """A summary network that all members share memorises sooner the more of them teach it."""
+    given, steps, decay = {"members": 1, "dropout": 0.05, "teaching": 0.4}, 37_500, 0.03
     if budget < 4096:
-        given, steps, decay = {"members": 1, "dropout": 0.2}, 18_000, 0.1
-    else:
-        given, steps, decay = {"members": 1, "dropout": 0.05}, 37_500, 0.03
+        given, steps, decay = {"members": 1, "dropout": 0.2, "teaching": 0.4}, 18_000, 0.1
     return Plan("cmpe_distilled", given, steps=steps, rate=3e-3, decay=decay)
 
 

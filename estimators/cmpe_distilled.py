@@ -77,7 +77,7 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         T: float = 10.0,
         p_mean: float = -2.0,
         p_std: float = 2.0,
-        teaching: float = 0.4,
+        teaching: float = 0.7,
         slower: float = 0.33,
         jitter: float = 0.05,
         points: int = 20,

@@ -1,4 +1,4 @@
-"""Newer few-step methods as plug-ins, beside the product's consistency distillation.
+"""Newer few-step methods as plug-ins, beside the product's distillation.
 
 Each file is an estimator as a user would bring one: a subclass of a class of `estimators`, named
 `package.module:Class` where an estimator is asked for. `python -m benchmarks.few_step` measures them.
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.estimators import plan_for
 from benchmarks.fit import Plan
 
 
@@ -70,9 +71,7 @@ TAUGHT = {"teacher": "denoisers"}
 TRIG = {"weight": 0.5, "warmup": 0.1}
 MEAN = {"apart": 0.75, "power": 0.5, "restart": True}
 METHODS = {
-    "cmpe_distilled": Method(
-        Plan("cmpe_distilled", {"members": 4, "dropout": 0.2, "gain": 6.0}, steps=25_000, rate=3e-3)
-    ),
+    "cmpe_distilled": Method(plan_for("two_moons", "cmpe_distilled", 1024)),
     "fmpe": Method(_velocity(1024), passes=(100,)),
     "denoisers": Method(_denoisers(1024), passes=(30,)),
     "neighbours_distilled": Method(_plug_in("neighbours", "Neighbours"), **TAUGHT),

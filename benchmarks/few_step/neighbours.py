@@ -1,9 +1,9 @@
-"""Consistency distillation on a fixed grid, from any teacher: `cmpe_distilled` without its first phase.
+"""Consistency distillation on a fixed grid, from any teacher: neighbours on the flow have one answer.
 
     loss = E [ w_i (sqrt(|f(u_{i+1}, t_{i+1}) - f(u_i, t_i)|^2 + c^2) - c) ],   w_i = 1 / (t_{i+1} - t_i)
 
-where u_i is one step of Heun's method below u_{i+1}. What is asked here is the teacher: a flow matching
-posterior in place of denoisers.
+where u_i is one step of Heun's method below u_{i+1}. `cmpe_distilled` did so before it learned from the
+ends of whole paths.
 
 Song, Dhariwal, Chen, Sutskever: Consistency Models (2023), arXiv 2303.01469.
 """
