@@ -109,6 +109,23 @@ def gradient_reaches_every_parameter(name: str, **arguments: Any) -> None:
     assert abs(done - 1) < 1e-9, f"the phases' shares add up to {done}"
 
 
+def examples_are_rows_that_are_learned_from(name: str, **arguments: Any) -> None:
+    """Where a phase replays, a batch makes one example a row, and any of them give loss and gradient."""
+    estimator = trained(name, **arguments)
+    theta, x = _tensors(*rows(16))
+    for phase in estimator.phases:
+        if phase.replay is None:
+            continue
+        examples = estimator.examples(theta, x)
+        sizes = {key: len(values) for key, values in examples.items()}
+        assert set(sizes.values()) == {16}, f"rows of the examples of 16 simulations: {sizes}"
+        estimator.zero_grad()
+        loss = estimator.replayed({key: values[3:8] for key, values in examples.items()})
+        assert loss.isfinite(), f"loss is {loss.item()}"
+        loss.backward()
+        assert all(parameter.grad is not None for parameter in phase.parameters), phase.name
+
+
 def extreme_input_keeps_the_loss_finite(name: str, **arguments: Any) -> None:
     """Outliers in x and parameters on their bounds give a finite loss, gradient and draw."""
     estimator = trained(name, **arguments)
@@ -274,6 +291,7 @@ LAWS: tuple[Callable[..., None], ...] = (
     loss_is_a_finite_number,
     loss_depends_on_its_arguments_alone,
     gradient_reaches_every_parameter,
+    examples_are_rows_that_are_learned_from,
     extreme_input_keeps_the_loss_finite,
     draws_have_their_shape_and_bounds,
     equal_seeds_give_equal_draws,
