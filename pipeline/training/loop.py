@@ -78,6 +78,14 @@ class Team:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return the rows of all ranks, of equal number, on every rank."""
+        if self.world == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.world)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
     def follow(self, *values: float) -> tuple[float, ...]:
         """Return the values of rank 0 on every rank."""
         if self.world == 1:
@@ -204,14 +212,17 @@ class Loop:
         self.step = step + 1
 
     def _loss(self, batch: Batch) -> Tensor:
-        """Return the loss of a step: of its batch, or of as many examples made of earlier batches."""
+        """Return the loss of a step: of its batch, or of as many examples made of earlier batches.
+
+        The examples are the same on every rank, so that those of rank 0 are all that is saved.
+        """
         replay = self.phases[self.phase].replay
         if replay is None:
             return self.estimator.loss(batch.theta, batch.x, self.step / self.recipe.steps)
         if not self.examples or (self.step - self._start) % replay.every == 0:
             for name, new in self.estimator.examples(batch.theta, batch.x).items():
                 kept = self.examples.get(name, new[:0])
-                self.examples[name] = torch.cat([new, kept])[: replay.keep]
+                self.examples[name] = torch.cat([self.team.gather(new), kept])[: replay.keep]
         count = len(next(iter(self.examples.values())))
         chosen = torch.randint(count, (len(batch.theta),), device=self.team.device)
         return self.estimator.replayed(

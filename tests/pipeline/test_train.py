@@ -222,10 +222,17 @@ def test_two_workers_give_the_curve_of_one(tmp_path):
         np.testing.assert_allclose(together, alone, rtol=0, atol=1e-3)
 
 
+DISTILLED = {
+    "name": "cmpe_distilled",
+    "arguments": {**SMALL, "members": 2, "teaching": 0.01},
+}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_workers_stop_and_continue(tmp_path):
-    config = configure(workers=2, steps=1000)
+@pytest.mark.parametrize("estimator", [{}, DISTILLED], ids=["cmpe", "cmpe_distilled"])
+def test_workers_stop_and_continue(tmp_path, estimator):
+    config = configure(estimator, workers=2, steps=1000)
     run = make_run(tmp_path / "run")
     stop = Stop()
 
