@@ -98,6 +98,14 @@ def _fmpe(budget: int) -> Plan:
     return Plan("fmpe", given, steps=steps, rate=3e-3)
 
 
+def _one_velocity(budget: int) -> Plan:
+    """As many steps and as much decay as the denoiser's in `_one_denoiser`."""
+    given, steps, decay = {"dropout": 0.05, "bounds": "reflect", "gain": 3.0}, 15_000, 0.03
+    if budget < 4096:
+        given, steps, decay = {"dropout": 0.2, "bounds": "reflect", "gain": 3.0}, 7200, 0.1
+    return Plan("fmpe", given, steps=steps, rate=3e-3, decay=decay)
+
+
 def _flow(name: str) -> Callable[[int], Plan]:
     return lambda budget: Plan(
         name,
@@ -116,7 +124,10 @@ METHODS: dict[str, tuple[Callable[[int], Plan], tuple[int | None, ...]]] = {
     "nsf": (_flow("nsf"), (None,)),
     "nsf_autoregressive": (_flow("nsf_autoregressive"), (None,)),
 }
-OWN = {("gaussian_mixture", "cmpe_distilled"): _one_denoiser}  # plans of a task
+OWN = {  # plans of a task
+    ("gaussian_mixture", "cmpe_distilled"): _one_denoiser,
+    ("gaussian_mixture", "fmpe"): _one_velocity,
+}
 
 
 def plan_for(task: str, method: str, budget: int) -> Plan:
