@@ -72,17 +72,15 @@ GAINS = {"two_moons": 6.0, "inverse_kinematics": 4.0, "slcp": 2.0}
 
 
 def _distilled(budget: int) -> Plan:
-    given, steps = {"members": 3, "dropout": 0.05, "teaching": 0.4}, 90_000
-    if budget < 4096:
-        given, steps = {"members": 4, "dropout": 0.2, "teaching": 0.4}, 40_000
+    members, dropout, steps = (4, 0.2, 40_000) if budget < 4096 else (3, 0.05, 90_000)
+    given = {"members": members, "dropout": dropout, "teaching": 0.4}
     return Plan("cmpe_distilled", given, steps=steps, rate=3e-3)
 
 
 def _one_denoiser(budget: int) -> Plan:
     """A summary network that all members share memorises sooner the more of them teach it."""
-    given, steps, decay = {"members": 1, "dropout": 0.05, "teaching": 0.4}, 37_500, 0.03
-    if budget < 4096:
-        given, steps, decay = {"members": 1, "dropout": 0.2, "teaching": 0.4}, 18_000, 0.1
+    dropout, steps, decay = (0.2, 18_000, 0.1) if budget < 4096 else (0.05, 37_500, 0.03)
+    given = {"members": 1, "dropout": dropout, "teaching": 0.4}
     return Plan("cmpe_distilled", given, steps=steps, rate=3e-3, decay=decay)
 
 
@@ -100,10 +98,10 @@ def _fmpe(budget: int) -> Plan:
 
 def _one_velocity(budget: int) -> Plan:
     """As many steps and as much decay as the denoiser's in `_one_denoiser`."""
-    given, steps, decay = {"dropout": 0.05, "bounds": "reflect", "gain": 3.0}, 15_000, 0.03
-    if budget < 4096:
-        given, steps, decay = {"dropout": 0.2, "bounds": "reflect", "gain": 3.0}, 7200, 0.1
-    return Plan("fmpe", given, steps=steps, rate=3e-3, decay=decay)
+    plan = _one_denoiser(budget)
+    given = {"dropout": plan.arguments["dropout"], "bounds": "reflect", "gain": 3.0}
+    steps = round(plan.arguments["teaching"] * plan.steps)
+    return replace(plan, estimator="fmpe", arguments=given, steps=steps)
 
 
 def _flow(name: str) -> Callable[[int], Plan]:

@@ -20,7 +20,7 @@ Aittala, Aila, Laine: Elucidating the Design Space of Diffusion-Based Generative
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -151,12 +151,13 @@ class NPSE(Estimator):
         return self.push(self.noise(context, generator), context, steps)
 
     def push(self, z: Tensor, context: Tensor, steps: int | Sequence[float] | None) -> Tensor:
-        times = torch.tensor([self.times(self.steps if steps is None else steps)]).to(z)
-        context = self.gain * context
-        *_, u = self.path(times[:, :1] * z, context, times)
+        times = z.new_tensor([self.times(self.steps if steps is None else steps)])
+        u, context = times[:, :1] * z, self.gain * context
+        for point in self.path(u, context, times):
+            u = point
         return self.denoise(u, context, times[:, -1:])
 
-    def path(self, u: Tensor, context: Tensor, times: Tensor) -> list[Tensor]:
+    def path(self, u: Tensor, context: Tensor, times: Tensor) -> Iterator[Tensor]:
         """Follow the probability flow by DPM-Solver++(2M), one network pass for each step.
 
             u_{k+1} = q u_k + (1 - q) D',   D' = D_k + (D_k - D_{k-1}) h_k / (2 h_{k-1})
@@ -167,10 +168,11 @@ class NPSE(Estimator):
             context: summary of x times the gain, shape (rows, C).
             times: decreasing, shape (rows, N) or (1, N).
 
-        Returns:
-            u_k at the times, N of shape (rows, D).
+        Yields:
+            u_k at the times, N of shape (rows, D), each when it is reached.
         """
-        points, shares = [u], times[:, 1:] / times[:, :-1]
+        yield u
+        shares = times[:, 1:] / times[:, :-1]
         steps = -shares.log()
         last = u
         for k in range(shares.shape[1]):
@@ -179,9 +181,8 @@ class NPSE(Estimator):
                 ratio = steps[:, k] / (2 * steps[:, k - 1])
                 ahead = answer + (answer - last) * ratio.unsqueeze(1)
             u = torch.lerp(ahead, u, shares[:, k : k + 1])
-            points.append(u)
+            yield u
             last = answer
-        return points
 
     def times(self, steps: int | Sequence[float]) -> list[float]:
         """Return the decreasing times of the network passes, from T to epsilon on a geometric grid.

@@ -32,7 +32,7 @@ class Method:
 
 
 def _denoisers(budget: int) -> Plan:
-    """The first phase of `cmpe_distilled`, as in `benchmarks.estimators`."""
+    """Denoisers alone, about as long as the first phase of `cmpe_distilled` in `benchmarks.estimators`."""
     if budget < 4096:
         return Plan("npse", {"members": 4, "dropout": 0.2, "gain": 6.0}, steps=15_000, rate=3e-3)
     return Plan("npse", {"members": 2, "dropout": 0.05, "gain": 6.0}, steps=30_000, rate=3e-3)

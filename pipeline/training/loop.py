@@ -220,9 +220,12 @@ class Loop:
         if replay is None:
             return self.estimator.loss(batch.theta, batch.x, self.step / self.recipe.steps)
         if not self.examples or (self.step - self._start) % replay.every == 0:
-            for name, new in self.estimator.examples(batch.theta, batch.x).items():
-                kept = self.examples.get(name, new[:0])
-                self.examples[name] = torch.cat([self.team.gather(new), kept])[: replay.keep]
+            self.examples = {
+                name: torch.cat([self.team.gather(new), self.examples.get(name, new[:0])])[
+                    : replay.keep
+                ]
+                for name, new in self.estimator.examples(batch.theta, batch.x).items()
+            }
         count = len(next(iter(self.examples.values())))
         chosen = torch.randint(count, (len(batch.theta),), device=self.team.device)
         return self.estimator.replayed(

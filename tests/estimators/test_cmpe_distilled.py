@@ -52,9 +52,7 @@ class Keeper:
     def save(self, loop: Loop) -> None:
         state = loop.state()
         self.state = {
-            key: {k: v.clone() for k, v in value.items()}
-            if key in ("module", "examples")
-            else value
+            key: {k: v.clone() for k, v in value.items()} if key == "module" else value
             for key, value in state.items()
         }
 
