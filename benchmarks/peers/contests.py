@@ -30,9 +30,9 @@ class Contest:
     entries: tuple[Entry, ...]
 
 
-def _planned(name: str, budget: int) -> Entry:
-    """Return an estimator as `benchmarks.estimators` trains it on two moons."""
-    plan = {**vars(plan_for("two_moons", name, budget))}
+def _planned(task: str, budget: int, name: str = "cmpe_distilled") -> Entry:
+    """Return an estimator as `benchmarks.estimators` trains it."""
+    plan = {**vars(plan_for(task, name, budget))}
     return Entry(name, "sbiflow", plan.pop("estimator"), plan, METHODS[name][1])
 
 
@@ -101,7 +101,7 @@ CONTESTS = (
         "two_moons",
         1024,
         (
-            _planned("cmpe_distilled", 1024),
+            _planned("two_moons", 1024),
             _ours(
                 "cmpe_distilled, short", "cmpe_distilled", 8000, members=1, dropout=0.1, gain=6.0
             ),
@@ -114,7 +114,7 @@ CONTESTS = (
         "two_moons_8192",
         "two_moons",
         8192,
-        (_planned("cmpe_distilled", 8192), *DEFAULTS, BAYESFLOW),
+        (_planned("two_moons", 8192), *DEFAULTS, BAYESFLOW),
     ),
-    Contest("slcp", "slcp", 10_000, DEFAULTS),
+    Contest("slcp", "slcp", 10_000, (_planned("slcp", 10_000), *DEFAULTS)),
 )
