@@ -62,16 +62,16 @@ def grid(count: int, width: float, height: float, columns: int = 4) -> tuple[Fig
 
 def title(name: str, note: str) -> str:
     """Return a name with a note behind it, below it where both are too long for one line."""
-    if not note:
-        return name
-    return f"{name},  {note}" if len(name) + len(note) < TITLE else f"{name}\n{note}"
+    if note and len(name) + len(note) < TITLE:
+        return f"{name},  {note}"
+    return "\n".join([wrapped(name, TITLE), note]).strip()
 
 
-def wrapped(name: str) -> str:
-    """Return a long name on several lines, broken behind underscores."""
+def wrapped(name: str, width: int = LABEL) -> str:
+    """Return a name on lines of at most `width` letters, broken behind underscores."""
     lines = [""]
     for part in re.split(r"(?<=_)", name):
-        if lines[-1] and len(lines[-1] + part) > LABEL:
+        if lines[-1] and len(lines[-1] + part) > width:
             lines.append("")
         lines[-1] += part
     return "\n".join(lines)

@@ -63,3 +63,5 @@ def test_long_names_are_broken_behind_underscores_and_lose_nothing() -> None:
     assert plots.wrapped("theta_1") == "theta_1"
     assert plots.title("theta_1", "R² = 0.9") == "theta_1,  R² = 0.9"
     assert plots.title(name, "R² = 0.9") == f"{name}\nR² = 0.9"
+    assert plots.title(f"log10 {name}", "R² = 0.9").split("\n")[1:] == ["spheroid", "R² = 0.9"]
+    assert "" not in plots.title(name, "").split("\n")
