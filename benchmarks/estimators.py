@@ -23,6 +23,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from benchmarks.fit import Plan, fit
 from benchmarks.observations import SBIBM as TEN
 from evaluation.c2st import PAPER, SBIBM, Protocol, c2st_batch
 
+Rows = tuple[np.ndarray, dict[str, np.ndarray]]  # theta and x
 OUT = Path("runs/bench-estimators.jsonl")
 SETS = 100
 MANY = 1000  # test sets of the steadier MaxECE
@@ -147,24 +149,24 @@ class Bench:
     def __init__(self, task: Task, folder: Path) -> None:
         self.task, self.folder = task, folder
         self.simulator = simulators.load(task.name)
-        rng = _rng(TEST, 0)
-        self.theta = self.simulator.prior.sample(rng, SETS)
-        self.x = self._simulate(self.theta, rng)
-        rng = _rng(CALIBRATION, 0)
-        self.many_theta = self.simulator.prior.sample(rng, MANY)
-        self.many_x = self._simulate(self.many_theta, rng)
+        self.theta, self.x = self._rows(SETS, TEST, 0)
 
-    def _simulate(self, theta: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        if self.simulator.batched:
-            return self.simulator.simulate_block(theta, rng)
-        rows = [self.simulator.simulate(row, rng) for row in theta]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    @cached_property
+    def many(self) -> Rows:
+        """The test sets of the steadier MaxECE."""
+        return self._rows(MANY, CALIBRATION, 0)
 
-    def simulations(self, budget: int, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def simulations(self, budget: int, seed: int) -> Rows:
         """Return the training rows of a seed."""
-        rng = _rng(TRAIN, seed)
-        theta = self.simulator.prior.sample(rng, budget)
-        return theta, self._simulate(theta, rng)
+        return self._rows(budget, TRAIN, seed)
+
+    def _rows(self, count: int, stream: int, number: int) -> Rows:
+        rng = _rng(stream, number)
+        theta = self.simulator.prior.sample(rng, count)
+        if self.simulator.batched:
+            return theta, self.simulator.simulate_block(theta, rng)
+        rows = [self.simulator.simulate(row, rng) for row in theta]
+        return theta, {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def observed(self, definition: str) -> dict[str, np.ndarray]:
         """Return what a definition tests on."""
@@ -207,10 +209,7 @@ class Bench:
             scores = c2st_batch(self.reference(name), draws, protocol=asked.protocol)
             result[f"c2st_{name}"] = round(float(scores.mean()), 5)
             result["seconds_per_1000"] = seconds / draws.shape[0] / draws.shape[1] * 1000
-        sets = {
-            "ece": (self.theta, self.x, 1000),
-            f"ece_{MANY}": (self.many_theta, self.many_x, 500),
-        }
+        sets = {"ece": (self.theta, self.x, 1000), f"ece_{MANY}": (*self.many, 500)}
         for name, (theta, x, count) in sets.items():
             draws = posterior.sample(x, count, steps=passes, seed=1).numpy().astype(float)
             calibration = evaluation.load("ece")(theta, draws)

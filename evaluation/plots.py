@@ -64,7 +64,8 @@ def title(name: str, note: str) -> str:
     """Return a name with a note behind it, below it where both are too long for one line."""
     if note and len(name) + len(note) < TITLE:
         return f"{name},  {note}"
-    return "\n".join([wrapped(name, TITLE), note]).strip()
+    name = wrapped(name, TITLE)
+    return f"{name}\n{note}" if note else name
 
 
 def wrapped(name: str, width: int = LABEL) -> str:

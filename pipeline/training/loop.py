@@ -220,11 +220,10 @@ class Loop:
         if replay is None:
             return self.estimator.loss(batch.theta, batch.x, self.step / self.recipe.steps)
         if not self.examples or (self.step - self._start) % replay.every == 0:
+            old, fresh = self.examples, self.estimator.examples(batch.theta, batch.x)
             self.examples = {
-                name: torch.cat([self.team.gather(new), self.examples.get(name, new[:0])])[
-                    : replay.keep
-                ]
-                for name, new in self.estimator.examples(batch.theta, batch.x).items()
+                name: torch.cat([self.team.gather(new), old.get(name, new[:0])])[: replay.keep]
+                for name, new in fresh.items()
             }
         count = len(next(iter(self.examples.values())))
         chosen = torch.randint(count, (len(batch.theta),), device=self.team.device)
