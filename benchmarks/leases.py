@@ -33,7 +33,7 @@ from pipeline.leases import stage
 from pipeline.leases.lease import Board, Holder
 from pipeline.run import Run
 from pipeline.simulate import identity, simulation_of
-from pipeline.simulation.actor import SimulationActor
+from pipeline.simulation.actor import SimulationActor, die_with_parent
 from pipeline.simulation.processes import Processes, serve
 from pipeline.simulation.task import schema_of
 from pipeline.stop import Stop
@@ -81,11 +81,14 @@ class Forked(Processes):
     """Workers that need not import anything."""
 
     def _start(self, connection: Connection, name: str) -> Any:
-        pid = os.fork()
+        driver, pid = os.getpid(), os.fork()
         if pid:
             return _Child(pid)
+        die_with_parent()  # it has the driver's end of its own pipe: no end of file tells it
+        if os.getppid() != driver:
+            os._exit(0)
         for worker in self.workers:
-            worker.handle.close()  # else a dead driver would not be noticed
+            worker.handle.close()  # else others would not notice a dead driver
         serve(connection, SimulationActor(name))
         os._exit(0)
 

@@ -96,7 +96,7 @@ class SimulationActor:
         Raises:
             PipelineError: other code than the driver's, or the simulator cannot be loaded here.
         """
-        _die_with_parent()
+        die_with_parent()
         _leave_stopping_to_the_driver()
         try:
             self._simulation: Simulation = pickle.loads(job.simulation)
@@ -230,7 +230,7 @@ class SimulationActor:
             position += len(group)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to kill this process when the one that started it dies, even if it is stuck in C code."""
     libc = ctypes.CDLL(None, use_errno=True)
     if hasattr(libc, "prctl"):
