@@ -84,11 +84,9 @@ class Forked(Processes):
         driver, pid = os.getpid(), os.fork()
         if pid:
             return _Child(pid)
-        die_with_parent()  # it has the driver's end of its own pipe: no end of file tells it
+        die_with_parent()  # it has the driver's ends of all pipes: no end of file tells it
         if os.getppid() != driver:
             os._exit(0)
-        for worker in self.workers:
-            worker.handle.close()  # else others would not notice a dead driver
         serve(connection, SimulationActor(name))
         os._exit(0)
 
