@@ -7,7 +7,10 @@ A denoiser D estimates the parameter u from u_t = u + t z, z ~ N(0, I), at any n
 
 with log t normal. The score is (D - u_t) / t^2, and draws follow the probability flow
 
-    du/dt = (u - D(u, t; x)) / t     from u_T = T z, z ~ N(0, I), to t = epsilon
+    du/dt = (u - D(u, t; x)) / t     from u_T = D(T z, T; x) + T z, z ~ N(0, I), to t = epsilon
+
+D(T z, T; x) is nearly the posterior's mean. The flow that began at T z would leave it out, and so shift
+draws by about as much as the mean weighs beside T.
 
 Several networks F_m, trained side by side, average their answers: where simulations are few, what each
 makes of the gaps between them differs, and the mean is closer to the truth than any.
@@ -152,8 +155,11 @@ class NPSE(Estimator):
 
     def push(self, z: Tensor, context: Tensor, steps: int | Sequence[float] | None) -> Tensor:
         times = z.new_tensor([self.times(self.steps if steps is None else steps)])
-        u, context = times[:, :1] * z, self.gain * context
-        for point in self.path(u, context, times):
+        context = self.gain * context
+        u = self.denoise(times[:, :1] * z, context, times[:, :1])
+        if times.shape[1] == 1:
+            return u
+        for point in self.path(u + times[:, 1:2] * z, context, times[:, 1:]):
             u = point
         return self.denoise(u, context, times[:, -1:])
 

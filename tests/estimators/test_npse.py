@@ -23,14 +23,14 @@ class Exact(NPSE):
         return 1 + share * (noisy - 1)
 
 
-def exact() -> Exact:
+def exact(longest: float = 50.0) -> Exact:
     problem = testing.make("npse", width=8, depth=0).problem
-    return Exact(problem, width=8, depth=0, T=50.0)
+    return Exact(problem, width=8, depth=0, T=longest)
 
 
 def carried(z: Tensor, longest: float) -> Tensor:
-    """Return where the flow carries u_T = T z: it keeps quantiles."""
-    return 1 + SPREAD * (longest * z - 1) / (longest**2 + SPREAD**2) ** 0.5
+    """Return where the flow carries u_T = 1 + T z: it keeps quantiles."""
+    return 1 + SPREAD * longest * z / (longest**2 + SPREAD**2) ** 0.5
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 31])
@@ -43,8 +43,9 @@ def test_times_fall_from_the_longest_to_the_shortest(steps: int) -> None:
     assert all(a > b for a, b in itertools.pairwise(times))
 
 
-def test_the_flow_ends_in_the_known_normal_distribution() -> None:
-    model = exact()
+@pytest.mark.parametrize("longest", [5.0, 50.0])
+def test_the_flow_ends_in_the_known_normal_distribution(longest: float) -> None:
+    model = exact(longest)
     z = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
     context = torch.zeros(4000, model.summary.width)
     draws = model.push(z, context, 40)
