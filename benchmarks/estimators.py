@@ -83,6 +83,14 @@ def _distilled(budget: int) -> Plan:
     return Plan("cmpe_distilled", given, steps=steps, rate=3e-3)
 
 
+def _deeper_student(budget: int) -> Plan:
+    """Where simulations are many, the student limits; see `docs/experiments/distillation.md`."""
+    plan = _distilled(budget)
+    if budget < 4096:
+        return plan
+    return replace(plan, arguments={**plan.arguments, "student_depth": 4, "points": 40})
+
+
 def _one_denoiser(budget: int) -> Plan:
     """A summary network that all members share memorises sooner the more of them teach it."""
     dropout, steps, decay = (0.2, 18_000, 0.1) if budget < 4096 else (0.05, 37_500, 0.03)
@@ -129,6 +137,7 @@ METHODS: dict[str, tuple[Callable[[int], Plan], tuple[int | None, ...]]] = {
     "nsf_autoregressive": (_flow("nsf_autoregressive"), (None,)),
 }
 OWN = {  # plans of a task
+    ("two_moons", "cmpe_distilled"): _deeper_student,
     ("gaussian_mixture", "cmpe_distilled"): _one_denoiser,
     ("gaussian_mixture", "fmpe"): _one_velocity,
 }

@@ -44,6 +44,7 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         problem: names, bounds and shapes.
         members, network, width, depth, dropout, network_arguments, features, gain, epsilon, T, p_mean,
             p_std: the denoisers', see `estimators.npse.NPSE`; f has the same network, without dropout.
+        student_depth: the depth of f, where it is to differ; None is the denoisers'.
         teaching: share of the steps that train the denoisers.
         slower: factor on the learning rate while distilling.
         jitter: spread of the random vectors added to the summary of x while distilling, in standard
@@ -77,6 +78,7 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         T: float = 10.0,
         p_mean: float = -2.0,
         p_std: float = 2.0,
+        student_depth: int | None = None,
         teaching: float = 0.7,
         slower: float = 0.33,
         jitter: float = 0.05,
@@ -89,6 +91,8 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         summary: str = "identity",
         summary_arguments: Mapping[str, Any] | None = None,
     ) -> None:
+        if student_depth is not None:
+            within("student_depth", student_depth, 0, integer=True)
         within("teaching", teaching, 0.01, 0.99)
         within("slower", slower, 1e-6)
         within("jitter", jitter, 0)
@@ -121,7 +125,13 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         self.kept = min(kept, max(1, NUMBERS // (points * problem.size)))
         self.c = huber * math.sqrt(problem.size)
         given = {"width": width, "depth": depth, **(network_arguments or {})}
+        if student_depth is not None:
+            given["depth"] = student_depth
         self.student = self._network(network, given)
+
+    @property
+    def floats(self) -> int:
+        return max(super().floats, self.student.floats)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -134,8 +144,10 @@ class CMPEDistilled(ConsistencyEstimator, NPSE):
         )
 
     def begin(self, phase: int) -> None:
-        if phase == 1:
-            self.student.load_state_dict(self.denoisers[0].state_dict())
+        if phase == 1:  # f starts as a denoiser; layers that only f has keep their first weights
+            start, taught = self.student.state_dict(), self.denoisers[0].state_dict()
+            fits = {k: v for k, v in taught.items() if k in start and v.shape == start[k].shape}
+            self.student.load_state_dict({**start, **fits})
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
         if progress < self.teaching - 1e-9:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from estimators import testing
@@ -126,6 +127,26 @@ def test_fewer_paths_are_kept_of_many_parameters() -> None:
 
 def _batch(batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     return batch.theta, batch.x
+
+
+@pytest.mark.parametrize("network", ["mlp", "adaptive_mlp"])
+@pytest.mark.parametrize("depth", [0, 3])
+def test_a_student_of_another_depth_begins_with_what_fits_of_a_denoiser(
+    network: str, depth: int
+) -> None:
+    made = testing.make("cmpe_distilled", **SMALL, network=network, student_depth=depth)
+    assert isinstance(made, CMPEDistilled)
+    denoiser = made.denoisers[0].state_dict()
+    with torch.no_grad():
+        for value in denoiser.values():
+            value.add_(1.0)
+    before = {name: value.clone() for name, value in made.student.state_dict().items()}
+    made.begin(1)
+    fits = {k for k, v in denoiser.items() if k in before and v.shape == before[k].shape}
+    assert fits
+    assert fits != set(before) or depth == 0
+    for name, value in made.student.state_dict().items():
+        assert torch.equal(value, denoiser[name] if name in fits else before[name])
 
 
 def test_a_phase_changes_only_its_own_weights() -> None:

@@ -1,0 +1,124 @@
+"""How close to the posterior of two moons can one come from so many simulations? A bound by chance alone.
+
+The simulations of a seed hold, by chance, more of one moon than of the other in some places of x, and
+more of one end of the arcs. Whoever learns from them, and does not know that both are alike, learns this
+too. Here an estimator knows everything but seven numbers of each posterior: which moon (phi_0), where
+on the arc (phi_1 to phi_3, Legendre polynomials of the angle) and the same for each moon by itself
+(phi_4 to phi_6), all of mean 0 and variance 1 and independent. It fits what the simulations say of them,
+
+    g_k = polynomial in x of least squares for phi_k(theta) - E[phi_k | x],   k = 0 ... 6
+
+and draws from p(theta | x) (1 + sum_k g_k(x) phi_k(theta)). Draws are otherwise exact, and wholly so where a
+wall of the prior cuts the arcs. C2ST is the paper's; degree "none" is the exact posterior.
+
+    python -m benchmarks.two_moons_chance --budget 8192 --degrees 1 2 3 --seeds 0 1 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.polynomial.legendre import Legendre
+
+from benchmarks.estimators import OUT, TASKS, Bench
+from evaluation.c2st import PAPER, c2st_batch
+from simulators.two_moons import OFFSET, RADIUS, ROOT_HALF, exact
+
+DRAWS = 4000
+MEAN_DRAWS = 300  # of E[phi | x] where a wall cuts the arcs
+SPARE = 8  # draws are proposed this many times over
+REACH = 1.3 * RADIUS  # no arc is farther from its centre
+EXACT = 5  # stream of random numbers
+
+
+def features(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return phi (..., 7) of parameters (..., 2) at x that broadcasts with them."""
+    along = ROOT_HALF * (theta[..., 0] + theta[..., 1])
+    across = ROOT_HALF * (theta[..., 1] - theta[..., 0])
+    angle = np.arctan2(x[..., 1] - across, np.abs(along) + x[..., 0] - OFFSET)
+    place = np.clip(angle / (math.pi / 2), -1, 1)
+    moon = np.sign(along)
+    arc = [math.sqrt(2 * k + 1) * Legendre.basis(k)(place) for k in (1, 2, 3)]
+    return np.stack([moon, *arc, *(moon * part for part in arc)], axis=-1)
+
+
+def uncut(x: np.ndarray) -> np.ndarray:
+    """Say of each x (n, 2) whether no wall cuts the arcs."""
+    angle = np.linspace(-math.pi / 2, math.pi / 2, 60)
+    along = REACH * np.cos(angle) + OFFSET - x[:, :1]
+    across = x[:, 1:] - REACH * np.sin(angle)
+    free = (OFFSET - x[:, 0] > 0) & (along > 0).all(1)
+    for sign in (1, -1):
+        farthest = np.maximum(np.abs(sign * along - across), np.abs(sign * along + across))
+        free &= (ROOT_HALF * farthest <= 1).all(1)
+    return free
+
+
+def chance(theta: np.ndarray, x: np.ndarray, degree: int, at: np.ndarray) -> np.ndarray:
+    """Return g (m, 7) at the observations `at` (m, 2), fitted to simulations."""
+    left = features(theta, x)
+    for i in np.flatnonzero(~uncut(x)):
+        rng = np.random.default_rng(np.random.SeedSequence(EXACT, spawn_key=(i,)))
+        left[i] -= features(exact({"x": x[i]}, MEAN_DRAWS, rng), x[i]).mean(0)
+    powers = [p for p in itertools.product(range(degree + 1), repeat=2) if sum(p) <= degree]
+    centre, spread = x.mean(0), x.std(0)
+
+    def basis(rows: np.ndarray) -> np.ndarray:
+        z = (rows - centre) / spread
+        return np.stack([z[:, 0] ** i * z[:, 1] ** j for i, j in powers], axis=1)
+
+    coefficients = np.linalg.lstsq(basis(x), left, rcond=None)[0]
+    return np.asarray(basis(at) @ coefficients)
+
+
+def tilted(x: np.ndarray, g: np.ndarray | None, seed: int) -> np.ndarray:
+    """Return draws (m, DRAWS, 2) of the posteriors at x (m, 2), tilted by g (m, 7) where none is cut."""
+    draws = np.empty((len(x), DRAWS, 2))
+    free = uncut(x)
+    for i in range(len(x)):
+        rng = np.random.default_rng(np.random.SeedSequence(EXACT, spawn_key=(seed, i)))
+        proposed = exact({"x": x[i]}, SPARE * DRAWS, rng)
+        weight = np.ones(len(proposed))
+        if g is not None and free[i]:
+            weight = np.maximum(1 + features(proposed, x[i]) @ g[i], 0)
+        draws[i] = proposed[rng.random(len(proposed)) * weight.max() < weight][:DRAWS]
+    return draws
+
+
+def main() -> None:
+    """Print C2ST for each degree, mean and standard error over the seeds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--budget", type=int, default=8192)
+    parser.add_argument("--degrees", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=OUT.parent / "references")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = Bench(next(task for task in TASKS if task.name == "two_moons"), asked.folder)
+    x, reference = bench.x["x"], bench.reference("paper")
+    print(
+        "| degree | numbers each | rms of g_0 | C2ST, paper's | standard error |\n|---|---|---|---|---|"
+    )
+    for degree in (None, *asked.degrees):
+        scores, sizes = [], []
+        for seed in asked.seeds:
+            g = None
+            if degree is not None:
+                theta, outputs = bench.simulations(asked.budget, seed)
+                g = chance(theta, outputs["x"], degree, x)
+                sizes.append(math.sqrt((g[uncut(x), 0] ** 2).mean()))
+            scores.append(c2st_batch(reference, tilted(x, g, seed), protocol=PAPER).mean())
+        numbers = 0 if degree is None else (degree + 1) * (degree + 2) // 2
+        name = "none" if degree is None else str(degree)
+        size = f"{np.mean(sizes):.3f}" if sizes else ""
+        error = np.std(scores, ddof=1) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
+        print(f"| {name} | {numbers} | {size} | {np.mean(scores):.4f} | {error:.4f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
