@@ -86,6 +86,8 @@ def _distilled(budget: int) -> Plan:
 def _deeper_student(budget: int) -> Plan:
     """With two passes it is the student that limits; see `docs/experiments/distillation.md`."""
     plan = _distilled(budget)
+    if budget < 4096:
+        return plan
     return replace(plan, arguments={**plan.arguments, "student_depth": 4, "points": 40})
 
 
