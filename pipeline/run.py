@@ -8,15 +8,17 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.errors import LockedError, UsageError
 
 STREAMS = ("train", "test")  # position = number of the random stream
+NAME_LOOKS, NAME_PAUSE = 20, 0.05  # how often, and seconds between, a lock is asked for its holder
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -104,10 +106,19 @@ class Run:
             try:
                 fcntl.flock(file, kind | fcntl.LOCK_NB)
             except OSError:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise LockedError(f"{self.path} is in use by {holder}; wait for it") from None
+                message = f"{self.path} is in use by {_holder(file)}; wait for it"
+                raise LockedError(message) from None
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
             yield
+
+
+def _holder(file: TextIO) -> str:
+    """Return the name in a lock that another process holds, who may be about to write it."""
+    for _ in range(NAME_LOOKS):
+        file.seek(0)
+        if name := file.read().strip():
+            return name
+        time.sleep(NAME_PAUSE)
+    return "another process"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,17 @@ def test_a_second_driver_is_refused_by_name(tmp_path: Path) -> None:
         pass
     with run.lock():
         pass
+
+
+def test_a_driver_refused_before_the_other_wrote_its_name_waits_for_it(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with open(tmp_path / "lock", "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writer = threading.Timer(0.2, (tmp_path / "lock").write_text, ["process 7 on elsewhere"])
+        writer.start()
+        with pytest.raises(LockedError, match="in use by process 7 on elsewhere"), run.lock():
+            pass
+        writer.join()
 
 
 def test_a_signal_becomes_a_request() -> None:
