@@ -52,19 +52,21 @@ def uncut(x: np.ndarray) -> np.ndarray:
     angle = np.linspace(-math.pi / 2, math.pi / 2, 60)
     along = REACH * np.cos(angle) + OFFSET - x[:, :1]
     across = x[:, 1:] - REACH * np.sin(angle)
-    free = (OFFSET - x[:, 0] > 0) & (along > 0).all(1)
-    for sign in (1, -1):
-        farthest = np.maximum(np.abs(sign * along - across), np.abs(sign * along + across))
-        free &= (ROOT_HALF * farthest <= 1).all(1)
-    return free
+    inside = (along > 0) & (ROOT_HALF * (along + np.abs(across)) <= 1)
+    return np.asarray(inside.all(1))
 
 
-def chance(theta: np.ndarray, x: np.ndarray, degree: int, at: np.ndarray) -> np.ndarray:
-    """Return g (m, 7) at the observations `at` (m, 2), fitted to simulations."""
-    left = features(theta, x)
+def excess(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return phi - E[phi | x] of simulations, (n, 7)."""
+    phi = features(theta, x)
     for i in np.flatnonzero(~uncut(x)):
         rng = np.random.default_rng(np.random.SeedSequence(EXACT, spawn_key=(i,)))
-        left[i] -= features(exact({"x": x[i]}, MEAN_DRAWS, rng), x[i]).mean(0)
+        phi[i] -= features(exact({"x": x[i]}, MEAN_DRAWS, rng), x[i]).mean(0)
+    return phi
+
+
+def fitted(left: np.ndarray, x: np.ndarray, degree: int, at: np.ndarray) -> np.ndarray:
+    """Return g (m, 7) at the observations `at` (m, 2), fitted to the excess (n, 7) at x (n, 2)."""
     powers = [p for p in itertools.product(range(degree + 1), repeat=2) if sum(p) <= degree]
     centre, spread = x.mean(0), x.std(0)
 
@@ -76,16 +78,14 @@ def chance(theta: np.ndarray, x: np.ndarray, degree: int, at: np.ndarray) -> np.
     return np.asarray(basis(at) @ coefficients)
 
 
-def tilted(x: np.ndarray, g: np.ndarray | None, seed: int) -> np.ndarray:
+def tilted(x: np.ndarray, g: np.ndarray, seed: int) -> np.ndarray:
     """Return draws (m, DRAWS, 2) of the posteriors at x (m, 2), tilted by g (m, 7) where none is cut."""
     draws = np.empty((len(x), DRAWS, 2))
-    free = uncut(x)
+    g = g * uncut(x)[:, None]
     for i in range(len(x)):
         rng = np.random.default_rng(np.random.SeedSequence(EXACT, spawn_key=(seed, i)))
         proposed = exact({"x": x[i]}, SPARE * DRAWS, rng)
-        weight = np.ones(len(proposed))
-        if g is not None and free[i]:
-            weight = np.maximum(1 + features(proposed, x[i]) @ g[i], 0)
+        weight = np.maximum(1 + features(proposed, x[i]) @ g[i], 0)
         draws[i] = proposed[rng.random(len(proposed)) * weight.max() < weight][:DRAWS]
     return draws
 
@@ -104,20 +104,23 @@ def main() -> None:
     print(
         "| degree | numbers each | rms of g_0 | C2ST, paper's | standard error |\n|---|---|---|---|---|"
     )
+    simulated = {}
+    for seed in asked.seeds:
+        theta, outputs = bench.simulations(asked.budget, seed)
+        simulated[seed] = excess(theta, outputs["x"]), outputs["x"]
     for degree in (None, *asked.degrees):
         scores, sizes = [], []
-        for seed in asked.seeds:
-            g = None
-            if degree is not None:
-                theta, outputs = bench.simulations(asked.budget, seed)
-                g = chance(theta, outputs["x"], degree, x)
-                sizes.append(math.sqrt((g[uncut(x), 0] ** 2).mean()))
+        for seed, rows in simulated.items():
+            g = np.zeros((len(x), 7)) if degree is None else fitted(*rows, degree, x)
+            sizes.append(math.sqrt((g[uncut(x), 0] ** 2).mean()))
             scores.append(c2st_batch(reference, tilted(x, g, seed), protocol=PAPER).mean())
         numbers = 0 if degree is None else (degree + 1) * (degree + 2) // 2
         name = "none" if degree is None else str(degree)
-        size = f"{np.mean(sizes):.3f}" if sizes else ""
         error = np.std(scores, ddof=1) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
-        print(f"| {name} | {numbers} | {size} | {np.mean(scores):.4f} | {error:.4f} |", flush=True)
+        print(
+            f"| {name} | {numbers} | {np.mean(sizes):.3f} | {np.mean(scores):.4f} | {error:.4f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

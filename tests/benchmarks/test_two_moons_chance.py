@@ -16,13 +16,13 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bound, "DRAWS", 2000)
 
 
-def moments(g: np.ndarray | None) -> np.ndarray:
+def moments(g: np.ndarray) -> np.ndarray:
     return bound.features(bound.tilted(X, g, 0), X[:, None])
 
 
 def test_the_posterior_that_no_wall_cuts_has_independent_moments() -> None:
     assert bound.uncut(X).all()
-    phi = moments(None)
+    phi = moments(np.zeros((2, 7)))
     np.testing.assert_allclose(phi.mean(1), 0, atol=0.1)
     np.testing.assert_allclose(np.einsum("bnk,bnl->kl", phi, phi) / 4000, np.eye(7), atol=0.12)
 
@@ -47,7 +47,7 @@ def test_what_simulations_say_shrinks_with_their_number() -> None:
         rng = np.random.default_rng(0)
         theta = two_moons.prior.sample(rng, count)
         x = two_moons.simulate_block(theta, rng)["x"]
-        g = bound.chance(theta, x, 1, X)
+        g = bound.fitted(bound.excess(theta, x), x, 1, X)
         assert g.shape == (2, 7)
         sizes.append(np.sqrt((g**2).mean()))
     assert sizes[1] < 0.6 * sizes[0]
