@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/two_moons
+# Two processes of pytest, see tests/conftest.py.
+TWO := -n 2 --dist loadgroup
 
 .PHONY: run test test-all bench bench-estimators chaos venv lint clean
 
@@ -26,10 +28,10 @@ lint: venv
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
 test-all: lint
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest $(TWO) -m "slow or not slow"
 
 chaos: venv
 	$(BIN)/python -m benchmarks.chaos

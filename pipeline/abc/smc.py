@@ -151,8 +151,11 @@ def abc_smc(
     logging.getLogger("ABC").setLevel(logging.WARNING)
     job = Simulation(simulator, seed, STREAM, 1, timeout)
     with (
+        # A killed actor may still write its note: Ray goes first, and what is left does no harm.
+        tempfile.TemporaryDirectory(
+            prefix=".notes-", dir=target, ignore_cleanup_errors=True
+        ) as notes,
         cluster.connect(backend, address) as rays,
-        tempfile.TemporaryDirectory(prefix=".notes-", dir=target) as notes,
     ):
         crew = Crew(
             _job(job, Path(notes).resolve()), workers or max(1, rays.room(1, None)), 1, None

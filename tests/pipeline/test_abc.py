@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pyabc
@@ -17,6 +19,7 @@ from examples import tumor_abc
 from pipeline.abc import AbcResult, abc_smc, standardised_squares
 from pipeline.abc.model import Prior
 from pipeline.errors import Stopped, TooManyFailed, UsageError
+from pipeline.simulation.crew import Crew
 from pipeline.stop import Stop
 from simulators import LogUniform, Normal, Uniform, simulator
 from simulators.prior import Independent, MultivariateNormal
@@ -94,6 +97,32 @@ def test_failures_are_rejected_and_counted(tmp_path: Path) -> None:
     assert all(
         result.simulations[outcome] > 0 for outcome in ("ok", "failed", "invalid", "timeout")
     )
+
+
+def test_a_note_written_after_the_end_takes_nothing_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dismiss = Crew.dismiss
+
+    def write(folder: Path) -> None:
+        """As an actor does that is killed in its start, over and over while the folder is there."""
+        with suppress(FileNotFoundError):
+            for number in range(5_000):
+                (folder / f"{number}.note").touch()
+
+    def dismissed(crew: Crew) -> None:
+        dismiss(crew)
+        writer = Thread(target=write, args=(crew.job.folder,), daemon=True)
+        writer.start()
+        writers.append(writer)
+
+    writers: list[Thread] = []
+    monkeypatch.setattr(Crew, "dismiss", dismissed)
+    result = gaussian(tmp_path, population=10, generations=1)
+    (writer,) = writers
+    writer.join(60)
+    assert not writer.is_alive()
+    assert np.load(tmp_path / "draws.npz")["theta"].shape == result.theta.shape
 
 
 @simulator(prior={"a": Uniform(0, 1)})

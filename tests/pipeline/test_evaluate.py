@@ -20,8 +20,8 @@ def run_stage(done: Any, *words: str, **extra: Any) -> dict[str, Any]:
     return evaluate(done.configure(*words), done.run, stop=Stop(), **extra)
 
 
-def test_numbers_and_how_they_were_measured(finished: Any) -> None:
-    result = run_stage(finished)
+def test_numbers_and_how_they_were_measured(evaluated: Any) -> None:
+    result = run_stage(evaluated)
     c2st = result["metrics"]["c2st"]
     assert 0.5 < c2st["mean"] < 1
     assert c2st["mean"] == pytest.approx(np.mean(c2st["values"]))
@@ -34,7 +34,7 @@ def test_numbers_and_how_they_were_measured(finished: Any) -> None:
     assert ece["null_band"][0] < ece["null_band"][1]
     assert result["metrics"]["seconds"]["mean"] > 0
     assert result["failed_share"]["train"]["share"] > 0.02
-    assert result["posterior"]["key"] == finished.run.latest
+    assert result["posterior"]["key"] == evaluated.run.latest
     assert len(result["posterior"]["digest"]) == 64
 
 
@@ -61,25 +61,25 @@ def test_the_reference_itself_would_be_perfect(finished: Any) -> None:
     assert evaluation.load("sbc")(theta[inside], references[inside]).inside.all()
 
 
-def test_a_repeat_does_nothing_and_another_setting_measures_again(finished: Any) -> None:
-    first = run_stage(finished, log=finished.log("evaluate"))
-    path = finished.run.training(finished.run.latest) / "evaluation" / "metrics.json"
+def test_a_repeat_does_nothing_and_another_setting_measures_again(evaluated: Any) -> None:
+    first = run_stage(evaluated, log=evaluated.log("evaluate"))
+    path = evaluated.run.training(evaluated.run.latest) / "evaluation" / "metrics.json"
     before = path.stat().st_mtime_ns
-    assert run_stage(finished, log=finished.log("evaluate")) == first
+    assert run_stage(evaluated, log=evaluated.log("evaluate")) == first
     assert path.stat().st_mtime_ns == before
-    told = [e for e in Journal(finished.run.journal).read() if e.get("event") == "evaluated"]
+    told = [e for e in Journal(evaluated.run.journal).read() if e.get("event") == "evaluated"]
     assert len(told) == 1
     assert told[0]["passes"]["3"] == numbers(first["metrics"])
-    other = run_stage(finished, "evaluate.seed=1")
+    other = run_stage(evaluated, "evaluate.seed=1")
     assert other["settings"]["seed"] == 1
     assert other["metrics"]["rmse"]["mean"] != first["metrics"]["rmse"]["mean"]
 
 
-def test_equal_settings_give_equal_numbers(finished: Any) -> None:
-    first = run_stage(finished)
-    path = finished.run.training(finished.run.latest) / "evaluation" / "metrics.json"
+def test_equal_settings_give_equal_numbers(evaluated: Any) -> None:
+    first = run_stage(evaluated)
+    path = evaluated.run.training(evaluated.run.latest) / "evaluation" / "metrics.json"
     path.unlink()
-    again = run_stage(finished)
+    again = run_stage(evaluated)
     for result in (first, again):
         del result["seconds"], result["metrics"]["seconds"]
     assert again == first
