@@ -153,7 +153,7 @@ class Loop:
         self.estimator.train()
         while not self.finished and not stop:
             self._advance(next(batches))
-            if self.step % self.recipe.validate_every == 0 or self.step == self.recipe.steps:
+            if self.step % self.recipe.validate_every == 0 or self.step in self._ends:
                 self.seconds = before + time.monotonic() - started
                 self._validate()
             if self.step >= next_look or self.finished:

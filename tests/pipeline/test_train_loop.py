@@ -190,19 +190,28 @@ def test_a_phase_that_asks_for_it_keeps_its_best_average():
     assert same(loop.estimator.state_dict(), loop.best)
 
 
+class Twice(Regression):
+    """Trains its first layer, then its last."""
+
+    @property
+    def phases(self):
+        first, second = self.net[0], self.net[3]
+        return (
+            Phase("first", 0.5, list(first.parameters())),
+            Phase("second", 0.5, list(second.parameters()), 0.1),
+        )
+
+    def begin(self, phase):
+        self.before = [p.detach().clone() for p in self.net[0].parameters()]
+
+
+def test_the_end_of_a_phase_is_validated():
+    loop = Loop(Twice(), recipe(validate_every=20), rows(40, 1), Team())
+    run(loop, Resident(rows(200, 0), Order(3, 32)))
+    assert [entry["step"] for entry in loop.curves] == [20, 30, 40, 60]
+
+
 def test_every_phase_has_a_schedule_of_its_own():
-    class Twice(Regression):
-        @property
-        def phases(self):
-            first, second = self.net[0], self.net[3]
-            return (
-                Phase("first", 0.5, list(first.parameters())),
-                Phase("second", 0.5, list(second.parameters()), 0.1),
-            )
-
-        def begin(self, phase):
-            self.before = [p.detach().clone() for p in self.net[0].parameters()]
-
     model = Twice()
     loop = Loop(model, recipe(validate_every=5), rows(40, 1), Team())
     run(loop, Resident(rows(200, 0), Order(3, 32)))
