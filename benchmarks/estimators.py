@@ -78,17 +78,20 @@ GAINS = {"two_moons": 6.0, "inverse_kinematics": 4.0, "slcp": 2.0}
 
 
 def _distilled(budget: int) -> Plan:
-    """The denoisers memorise few simulations soon; the student follows their paths, and may take its time."""
+    members, dropout, steps = (4, 0.2, 40_000) if budget < 4096 else (3, 0.05, 90_000)
+    given = {"members": members, "dropout": dropout, "teaching": 0.4}
+    return Plan("cmpe_distilled", given, steps=steps, rate=3e-3)
+
+
+def _deeper_student(budget: int) -> Plan:
+    """With many simulations it may take its time; see `docs/experiments/distillation.md`."""
+    plan = _distilled(budget)
+    given = {**plan.arguments, "student_depth": 4, "points": 40}
     if budget < 4096:
-        members, dropout, denoising, distilling = 4, 0.2, 16_000, 54_000
-    else:
-        members, dropout, denoising, distilling = 3, 0.05, 36_000, 94_000
-    steps = denoising + distilling
-    given = {
-        **{"members": members, "dropout": dropout, "teaching": denoising / steps},
-        **{"student_depth": 4, "points": 40},
-    }
-    return Plan("cmpe_distilled", given, steps=steps, rate=3e-3, validation=0.01)
+        return replace(plan, arguments=given)
+    denoising, steps = 36_000, 130_000
+    given["teaching"] = denoising / steps
+    return replace(plan, arguments=given, steps=steps, validation=0.01)
 
 
 def _one_denoiser(budget: int) -> Plan:
@@ -137,6 +140,7 @@ METHODS: dict[str, tuple[Callable[[int], Plan], tuple[int | None, ...]]] = {
     "nsf_autoregressive": (_flow("nsf_autoregressive"), (None,)),
 }
 OWN = {  # plans of a task
+    ("two_moons", "cmpe_distilled"): _deeper_student,
     ("gaussian_mixture", "cmpe_distilled"): _one_denoiser,
     ("gaussian_mixture", "fmpe"): _one_velocity,
 }
