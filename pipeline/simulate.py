@@ -189,12 +189,22 @@ def connected(config: Any) -> Iterator[Cluster]:
 
 @contextmanager
 def _notes(run: Run) -> Iterator[Path]:
-    """Make a folder, seen by all nodes, where actors note what they are doing."""
+    """Make a folder for notes in a run, where a killed driver may have left its own."""
     for old in run.path.glob(".notes-*"):
         shutil.rmtree(old, ignore_errors=True)
-    run.path.mkdir(parents=True, exist_ok=True)
+    with notes_folder(run.path) as folder:
+        yield folder
+
+
+@contextmanager
+def notes_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder, seen by all nodes, where actors note what they are doing.
+
+    A killed actor may write there to the last: what cannot be removed does no harm.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
-        prefix=".notes-", dir=run.path, ignore_cleanup_errors=True
+        prefix=".notes-", dir=parent, ignore_cleanup_errors=True
     ) as folder:
         yield Path(folder).resolve()
 

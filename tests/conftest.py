@@ -12,13 +12,18 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 CLUSTERS = (  # Ray, SLURM, many processes
     "tests/cluster/",
-    *(
-        f"tests/pipeline/test_{name}.py"
-        for name in (
-            *("abc", "cli", "lease", "prior_predictive", "schedule", "simulate", "simulate_chaos"),
-            *("simulate_ray_death", "simulation_actor", "store_crash", "submit", "ui"),
-        )
-    ),
+    "tests/pipeline/test_abc.py",
+    "tests/pipeline/test_cli.py",
+    "tests/pipeline/test_lease.py",
+    "tests/pipeline/test_prior_predictive.py",
+    "tests/pipeline/test_schedule.py",
+    "tests/pipeline/test_simulate.py",
+    "tests/pipeline/test_simulate_chaos.py",
+    "tests/pipeline/test_simulate_ray_death.py",
+    "tests/pipeline/test_simulation_actor.py",
+    "tests/pipeline/test_store_crash.py",
+    "tests/pipeline/test_submit.py",
+    "tests/pipeline/test_ui.py",
 )
 
 

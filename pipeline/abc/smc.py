@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ import numpy as np
 import pyabc
 
 import cluster
-from cluster.preflight import facts
 from pipeline.abc.model import Model, Prior
 from pipeline.abc.sampler import STREAM, ActorSampler
 from pipeline.errors import Stopped, UsageError
-from pipeline.simulation.actor import DISTRIBUTIONS, PACKAGES, Job
+from pipeline.simulate import job, notes_folder
 from pipeline.simulation.crew import Crew, pickled
 from pipeline.simulation.task import Simulation
 from pipeline.stop import Stop
@@ -147,19 +145,11 @@ def abc_smc(
             f"simulations={simulations:g} are too few: population={population} needs {2 * population}"
         )
     target, stopping = Path(folder), stop or Stop()
-    target.mkdir(parents=True, exist_ok=True)
     logging.getLogger("ABC").setLevel(logging.WARNING)
-    job = Simulation(simulator, seed, STREAM, 1, timeout)
-    with (
-        # A killed actor may still write its note: Ray goes first, and what is left does no harm.
-        tempfile.TemporaryDirectory(
-            prefix=".notes-", dir=target, ignore_cleanup_errors=True
-        ) as notes,
-        cluster.connect(backend, address) as rays,
-    ):
-        crew = Crew(
-            _job(job, Path(notes).resolve()), workers or max(1, rays.room(1, None)), 1, None
-        )
+    simulation = Simulation(simulator, seed, STREAM, 1, timeout)
+    with notes_folder(target) as notes, cluster.connect(backend, address) as rays:
+        given = job(simulation, pickled(simulation), notes)
+        crew = Crew(given, workers or max(1, rays.room(1, None)), 1, None)
         sampler = ActorSampler(crew, seed, rays.alive, stopping, simulations, max_failed)
         smc = pyabc.ABCSMC(
             Model(simulator, timeout),
@@ -184,11 +174,6 @@ def abc_smc(
     if stopping.requested:
         raise Stopped(f"abc stopped by {stopping.reason}; {target} holds the last generation")
     return result
-
-
-def _job(simulation: Simulation, notes: Path) -> Job:
-    digest = simulation.simulator.source_digest()
-    return Job(pickled(simulation), digest, facts(PACKAGES, DISTRIBUTIONS), notes)
 
 
 def _result(simulator: Any, history: pyabc.History, sampler: ActorSampler) -> AbcResult:
