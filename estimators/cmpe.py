@@ -34,6 +34,7 @@ from torch import Tensor
 from estimators.consistency import ConsistencyEstimator, log_normal_shares
 from estimators.estimator import Problem, within
 from estimators.network import free_form_network
+from estimators.network.base import Pair
 from estimators.network.time import LogTimeFeatures
 
 
@@ -61,7 +62,6 @@ class CMPE(ConsistencyEstimator):
         ValueError, TypeError: an argument out of its range or of another type.
     """
 
-    c: Tensor
     learning_rate = 3e-3
 
     def __init__(
@@ -107,8 +107,7 @@ class CMPE(ConsistencyEstimator):
         self.sigma, self.epsilon, self.T, self.rho = sigma, epsilon, T, rho
         self.s0, self.s1, self.p_mean, self.p_std = s0, s1, p_mean, p_std
         self.gain, self.steps = gain, steps
-        c = torch.tensor(huber * math.sqrt(problem.size))
-        self.register_buffer("c", c, persistent=False)
+        self.c = huber * math.sqrt(problem.size)
         self.features = LogTimeFeatures(features)
         self.network = free_form_network(
             network,
@@ -125,20 +124,12 @@ class CMPE(ConsistencyEstimator):
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
         u, context = self.transform(theta), self.gain * self.summary(x)
-        columns, weight = self.stage(progress, u.device).draw(len(u))
-        time, skip, out, scale = columns[..., :4].split(1, dim=-1)
+        stage = self.stage(progress, u.device)
+        i = stage.draw(len(u))
         masks = self.network.masks(len(u), u.device)
-        noisy = torch.addcmul(u, time, torch.randn_like(u))
-        kept, share = skip * noisy, weight / len(u)
-
-        def compare(outputs: Tensor) -> tuple[Tensor, Tensor]:
-            left, right = torch.addcmul(kept, out, outputs).unbind()
-            gap = right - left
-            distance = torch.hypot(torch.linalg.vector_norm(gap, dim=1), self.c)
-            slope = gap * out[1] * (share / distance).unsqueeze(1)
-            return torch.dot(share, distance.sub_(self.c)), slope
-
-        return self.network.contrast(scale * noisy, context, columns[..., 4:], masks, compare)
+        noise = torch.randn_like(u)
+        pair = Pair(u, noise, context, i, stage.table, stage.weights, self.c)
+        return self.network.contrast(pair, masks)
 
     def consistency(self, noisy: Tensor, context: Tensor, columns: Tensor) -> Tensor:
         """Return f(u_t, t; x), shape (rows, D).
@@ -193,7 +184,6 @@ class Stage:
         self.table = torch.stack([columns[:-1], columns[1:]]).to(device)
         self.edges = probability.cumsum(0)[:-1].float().to(device)
 
-    def draw(self, rows: int) -> tuple[Tensor, Tensor]:
-        """Draw intervals i; return the columns of t_i and t_{i+1}, (2, rows, ...), and weights."""
-        i = torch.searchsorted(self.edges, torch.rand(rows, device=self.edges.device))
-        return self.table.index_select(1, i), self.weights.index_select(0, i)
+    def draw(self, rows: int) -> Tensor:
+        """Draw intervals i, shape (rows,)."""
+        return torch.searchsorted(self.edges, torch.rand(rows, device=self.edges.device))

@@ -110,6 +110,7 @@ class ParameterTransform(nn.Module):
         super().__init__()
         log = torch.zeros(low.shape, dtype=torch.bool) if log is None else log
         self.standard = Standardizer(low.shape)
+        self.any_log = bool(log.any())
         self._constant("log", log)
         self._constant("theta_low", inward(low, math.inf))
         self._constant("theta_high", inward(high, -math.inf))
@@ -148,6 +149,8 @@ class ParameterTransform(nn.Module):
 
     def scaled(self, theta: Tensor) -> Tensor:
         """Return v of shape (..., D)."""
+        if not self.any_log:
+            return theta
         return torch.where(self.log, theta.clamp_min(TINY).log(), theta)
 
     def unbound(self, v: Tensor) -> Tensor:

@@ -2,12 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-Comparison = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+class Pair(NamedTuple):
+    """Neighbouring points of paths u + t z, t_i < t_{i+1}, and how far apart the answers there are.
+
+        f = c_skip (u + t z) + c_out F,   g = f_{i+1} - f_i
+        loss = mean over the rows of w_i (sqrt(|g|^2 + c^2) - c)
+
+    Arguments:
+        u, z: parameter and noise, shape (B, D).
+        context: shape (B, C).
+        i: interval of each row, shape (B,).
+        table: t, c_skip, c_out, the scale of a network's input, and the features of time, for the start
+            and the end of every interval, shape (2, N, 4 + F).
+        weights: w, shape (N,).
+        c: where the distance turns from squares to lengths.
+    """
+
+    u: Tensor
+    z: Tensor
+    context: Tensor
+    i: Tensor
+    table: Tensor
+    weights: Tensor
+    c: float
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """Return the network's parameters (2, B, D) and features of time (2, B, F)."""
+        t, _, _, scale, time = self._columns()
+        return scale * torch.addcmul(self.u, t, self.z), time
+
+    def compare(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss () of outputs F (2, B, D) and its derivative by the second (B, D)."""
+        t, skip, out, _, _ = self._columns()
+        noisy = torch.addcmul(self.u, t, self.z)
+        left, right = torch.addcmul(skip * noisy, out, outputs).unbind()
+        gap = right - left
+        share = self.weights.index_select(0, self.i) / len(gap)
+        distance = (gap.square().sum(dim=1) + self.c**2).sqrt()
+        slope = gap * out[1] * (share / distance).unsqueeze(1)
+        return torch.dot(share, distance - self.c), slope
+
+    def _columns(self) -> tuple[Tensor, ...]:
+        columns = self.table.index_select(1, self.i)
+        return *columns[..., :4].split(1, dim=-1), columns[..., 4:]
 
 
 class FreeForm(nn.Module):
@@ -41,29 +84,19 @@ class FreeForm(nn.Module):
         """Return the outputs (rows, D)."""
         raise NotImplementedError
 
-    def contrast(
-        self,
-        noisy: Tensor,
-        context: Tensor,
-        time: Tensor,
-        masks: Tensor | None,
-        compare: Comparison,
-    ) -> Tensor:
-        """Return a loss between the outputs at two times; only the second has a gradient.
+    def contrast(self, pair: Pair, masks: Tensor | None) -> Tensor:
+        """Return the loss () of a pair; its derivative is that by the outputs at the second points.
 
         Arguments:
-            noisy: parameters at both times, shape (2, rows, D).
-            context: shape (rows, C).
-            time: features of both times, shape (2, rows, F).
+            pair: the points and their comparison.
             masks: as from `masks(rows, device)`, for both.
-            compare: both outputs (2, rows, D) -> loss () and its derivative by the second output
-                (rows, D).
         """
+        noisy, time = pair.inputs()
         with torch.no_grad():
-            first = self(noisy[0], context, time[0], masks)
-        second = self(noisy[1], context, time[1], masks)
+            first = self(noisy[0], pair.context, time[0], masks)
+        second = self(noisy[1], pair.context, time[1], masks)
         with torch.no_grad():
-            value, slope = compare(torch.stack([first, second]))
+            value, slope = pair.compare(torch.stack([first, second]))
         # Its value is that of the loss, its derivative by the second output is the slope.
         linear = (slope * second).sum()
         return value + (linear - linear.detach())

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from estimators.estimator import within
-from estimators.network.base import Comparison, FreeForm
+from estimators.network.base import FreeForm, Pair
 from estimators.network.product import affine
+
+NO_MASK = np.empty((0, 0), np.float32)
 
 
 class ResidualMLP(FreeForm):
@@ -61,75 +65,122 @@ class ResidualMLP(FreeForm):
     def forward(
         self, noisy: Tensor, context: Tensor, time: Tensor, masks: Tensor | None = None
     ) -> Tensor:
-        h = F.silu(self.first(torch.cat([noisy, context, time], dim=-1)))
+        v = torch.cat([noisy, context, time], dim=-1)
+        if self._compiles(v):
+            if torch.is_grad_enabled():
+                return _Pass.apply(v, masks, *self._weights())
+            return _ahead(v.numpy(), masks, self._weights(), 0)[0]
+        h = F.silu(self.first(v))
         for k, layer in enumerate(self.layers):
             assert isinstance(layer, nn.Linear)
             update = F.silu(affine(h, layer.weight, layer.bias))
             h = h + update if masks is None else torch.addcmul(h, update, masks[k])
         return self.last(h)
 
-    def contrast(
-        self,
-        noisy: Tensor,
-        context: Tensor,
-        time: Tensor,
-        masks: Tensor | None,
-        compare: Comparison,
-    ) -> Tensor:
-        """The same with fewer small operations, which take a noticeable share of the time here."""
-        v = torch.cat([noisy, context.expand(2, *context.shape), time], dim=-1)
+    def contrast(self, pair: Pair, masks: Tensor | None) -> Tensor:
+        if not (torch.is_grad_enabled() and self._compiles(pair.u)):
+            return super().contrast(pair, masks)
+        return _Contrast.apply(pair.context, pair, masks, *self._weights())
+
+    def _compiles(self, v: Tensor) -> bool:
+        """Say whether a training may go through `estimators.network.kernel`."""
+        return (
+            self.training
+            and v.dtype is torch.float32
+            and v.device.type == "cpu"
+            and torch.get_num_threads() == 1
+            and not torch.compiler.is_compiling()
+            and not torch.is_autocast_enabled("cpu")
+            and not torch._C._are_functorch_transforms_active()
+        )
+
+    def _weights(self) -> list[Tensor]:
         layers = [self.first, *self.layers, self.last]
-        parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
-        return _Contrast.apply(v, masks, compare, *parameters)
+        return [p for layer in layers for p in (layer.weight, layer.bias)]
+
+
+class _Pass(torch.autograd.Function):
+    """`ResidualMLP.forward` by compiled layers."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, masks: Tensor | None, *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(*weights)
+        output, ctx.layers = _ahead(v.detach().numpy(), masks, weights, len(v))
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d: Tensor) -> Any:
+        v, gradients = _back(d, ctx.layers, ctx.saved_tensors, ctx.needs_input_grad[0])
+        return v, None, *gradients
 
 
 class _Contrast(torch.autograd.Function):
-    """`ResidualMLP.contrast`: a loss L of 2 B rows, its gradient that of the last B rows.
-
-    d_k = silu'(a_k) m_k dL/dh_k,   dL/dh_{k-1} = dL/dh_k + d_k W_k,   a_k = W_k h_{k-1} + b_k
-    dL/dW_k = d_k^T h_{k-1},   dL/db_k = sum over the rows of d_k
-    """
+    """`ResidualMLP.contrast`: both points go through every layer together, the second comes back."""
 
     @staticmethod
     def forward(
-        ctx: Any, v: Tensor, masks: Tensor | None, compare: Comparison, *parameters: Tensor
+        ctx: Any, context: Tensor, pair: Pair, masks: Tensor | None, *weights: Tensor
     ) -> Tensor:
-        rows = v.shape[1]
-        h = v.flatten(0, 1)
-        weights, biases = parameters[0::2], parameters[1::2]
-        inputs, sums = [], []  # h_{k-1} and a_k of the second half
-        for k, (weight, bias) in enumerate(zip(weights[:-1], biases[:-1], strict=True)):
-            a = affine(h, weight, bias)
-            inputs.append(h[rows:])
-            sums.append(a[rows:])
-            update = F.silu(a)
-            if k and masks is not None:
-                update.view(2, rows, -1).mul_(masks[k - 1])
-            h = update.add_(h) if k else update
-        inputs.append(h[rows:])
-        outputs = F.linear(h, weights[-1], biases[-1]).view(2, rows, -1)
-        value, slope = compare(outputs)
-        ctx.save_for_backward(*weights, *inputs, *sums)
-        ctx.masks, ctx.slope = masks, slope
-        return value
+        from estimators.network import kernel
+
+        ctx.save_for_backward(*weights)
+        u, z, i, table, pair_weights = (
+            value.numpy() for value in (pair.u, pair.z, pair.i, pair.table, pair.weights)
+        )
+        given = context.detach().numpy()
+        v = np.empty((2 * len(u), len(weights[0][0])), np.float32)
+        kernel.inputs(u, z, given, i, table, v)
+        output, ctx.layers = _ahead(v, masks, weights, len(u))
+        ctx.slope, ctx.place = np.empty_like(u), slice(u.shape[1], u.shape[1] + given.shape[1])
+        loss = kernel.compare(u, z, i, table, pair_weights, pair.c, output.numpy(), ctx.slope)
+        return torch.tensor(loss, dtype=torch.float32)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> Any:
-        saved, last = ctx.saved_tensors, len(ctx.saved_tensors) // 3
-        weights, inputs, sums = saved[: last + 1], saved[last + 1 : 2 * last + 2], saved[-last:]
-        kind = inputs[-1].dtype  # a shorter one under autocast
-        d, gradients = (scale * ctx.slope).to(kind), []
-        g = d.mm(weights[-1].to(kind))
-        for k in range(last, -1, -1):
-            if k < last:
-                scaled = g if k == 0 or ctx.masks is None else g * ctx.masks[k - 1].to(kind)
-                d = torch.ops.aten.silu_backward(scaled, sums[k])
-            gradients += [d.sum(0), affine(d.t(), inputs[k].to(kind).t())]
-            if 0 < k < last:
-                g = affine(d, weights[k].to(kind).t()).add_(g)
-        v = None
-        if ctx.needs_input_grad[0]:
-            v = d.mm(weights[0].to(kind))
-            v = torch.stack([torch.zeros_like(v), v])
-        return v, None, None, *reversed(gradients)
+        d = scale * torch.from_numpy(ctx.slope)
+        v, gradients = _back(d, ctx.layers, ctx.saved_tensors, ctx.needs_input_grad[0])
+        return None if v is None else v[:, ctx.place], None, None, *gradients
+
+
+def _ahead(
+    v: np.ndarray, masks: Tensor | None, weights: Sequence[Tensor], rows: int
+) -> tuple[Tensor, list[tuple[np.ndarray, np.ndarray]]]:
+    """Return the outputs of v, and each layer's inputs h and slopes s for the last `rows` of them."""
+    from estimators.network import kernel  # what does not train needs no Numba
+
+    *inner, last_weight, last_bias = (value.detach() for value in weights)
+    h, layers = v, []
+    for k in range(len(inner) // 2):
+        weight, bias = inner[2 * k].numpy(), inner[2 * k + 1].numpy()
+        mask = NO_MASK if k == 0 or masks is None else masks[k - 1].numpy()
+        output = np.empty((len(h), len(weight)), np.float32)
+        slope = np.empty((rows, len(weight)), np.float32)
+        kernel.ahead(h, weight, bias, mask, k > 0, output, slope)
+        layers.append((h[-rows:], slope))
+        h = output
+    layers.append((h[-rows:], NO_MASK))
+    return F.linear(torch.from_numpy(h), last_weight, last_bias), layers
+
+
+def _back(
+    d: Tensor,
+    layers: list[tuple[np.ndarray, np.ndarray]],
+    weights: Sequence[Tensor],
+    to_v: bool,
+) -> tuple[Tensor | None, list[Tensor]]:
+    """Return dL/dv, if asked for, and those of all weights and biases, from d = dL/d(output)."""
+    from estimators.network import kernel
+
+    gradients = [d.sum(0), d.t().mm(torch.from_numpy(layers[-1][0]))]
+    pull = d.mm(weights[-2].detach()).numpy()
+    for k in range(len(layers) - 2, -1, -1):
+        (h, slope), weight = layers[k], weights[2 * k].detach().numpy()
+        asked = len(h) if k or to_v else 0
+        to_weight, to_bias = np.empty_like(weight), np.empty(len(weight), np.float32)
+        to_h = np.empty((asked, h.shape[1]), np.float32)
+        kernel.back(pull, slope, h, weight, k > 0, to_weight, to_bias, to_h)
+        gradients += [torch.from_numpy(to_bias), torch.from_numpy(to_weight)]
+        pull = to_h
+    return torch.from_numpy(pull) if to_v else None, gradients[::-1]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.distributed as dist
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from pipeline.dataset import Batch, mix
@@ -143,11 +144,17 @@ class Loop:
         return self.step >= self.recipe.steps or (last and early)
 
     def run(self, batches: Iterator[Batch], keeper: Keeper) -> bool:
-        """Train until finished (True) or told to stop (False).
+        """Train until finished (True) or told to stop (False), with torch's number of threads.
 
         Raises:
             PipelineError: the loss is NaN or infinite.
         """
+        import scipy.linalg.cython_blas  # noqa: F401  (the library whose threads are limited)
+
+        with threadpool_limits(torch.get_num_threads(), user_api="blas"):
+            return self._run(batches, keeper)
+
+    def _run(self, batches: Iterator[Batch], keeper: Keeper) -> bool:
         started, before = time.monotonic(), self.seconds
         next_look, stop = self.step + 1, False
         self.estimator.train()

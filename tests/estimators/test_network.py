@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from estimators.network import TABLE, free_form_network
-from estimators.network.base import FreeForm
+from estimators.network.base import FreeForm, Pair
 from estimators.network.mlp import ResidualMLP
 from estimators.network.time import LogTimeFeatures
 from estimators.summary.deepset import DeepSet
@@ -65,25 +65,25 @@ def test_contrast_has_the_gradient_of_two_calls(name: str, dropout: float) -> No
     network = free_form_network(name, 4, 3, 4, given).double()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    noisy = torch.randn(2, 5, 4, dtype=torch.float64)
+    u, z = torch.randn(2, 5, 4, dtype=torch.float64)
     context = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    time = torch.randn(2, 5, 4, dtype=torch.float64)
-    masks = network.masks(5, noisy.device)
+    table = torch.randn(2, 6, 8, dtype=torch.float64)
+    pair = Pair(u, z, context, torch.randint(6, (5,)), table, torch.rand(6).double(), 0.3)
+    masks = network.masks(5, u.device)
     masks = None if masks is None else masks.double()
     assert (masks is None) == (dropout == 0.0)
-
-    def compare(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        gap = outputs[1] - outputs[0]
-        return gap.pow(4).sum(), 4 * gap.pow(3)
 
     def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
         return list(torch.autograd.grad(3 * loss, [context, *network.parameters()]))
 
-    with torch.no_grad():
-        first = network(noisy[0], context, time[0], masks)
-    loss = network.contrast(noisy, context, time, masks, compare)
-    second = network(noisy[1], context, time[1], masks)
-    expected, _ = compare(torch.stack([first, second]))
+    def answer(side: int) -> torch.Tensor:
+        t, skip, out, scale, *time = table[side, pair.i].T.unsqueeze(2)
+        noisy = u + t * z
+        return skip * noisy + out * network(scale * noisy, context, torch.cat(time, dim=1), masks)
+
+    distance = ((answer(1) - answer(0).detach()).square().sum(1) + 0.3**2).sqrt() - 0.3
+    expected = (pair.weights[pair.i] * distance).mean()
+    loss = network.contrast(pair, masks)
     torch.testing.assert_close(loss, expected)
     for ours, theirs in zip(gradients(loss), gradients(expected), strict=True):
         torch.testing.assert_close(ours, theirs)
