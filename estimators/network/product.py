@@ -2,11 +2,10 @@
 
 On a processor torch multiplies by MKL, which keeps to narrow vectors where the maker is not its own;
 oneDNN, which torch brings too, takes the widest there are. Both round differently in the last digit.
+What is to be differentiated stays with MKL: trainings have `estimators.network.kernel`.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,14 +29,15 @@ def affine(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if not _suits(h, weight):
         return F.linear(h, weight, bias)
-    if torch.is_grad_enabled() and (h.requires_grad or weight.requires_grad):
-        return _Affine.apply(h, weight, bias)
-    return _wide(h, weight, bias)
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(h, weight, bias, "none", [], "")
+    return result
 
 
 def _suits(h: Tensor, weight: Tensor) -> bool:
+    differentiated = torch.is_grad_enabled() and (h.requires_grad or weight.requires_grad)
     return (
         WIDE
+        and not differentiated
         and not torch.compiler.is_compiling()
         and h.dtype is weight.dtype is torch.float32
         and h.device.type == "cpu"
@@ -46,27 +46,3 @@ def _suits(h: Tensor, weight: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
     )
-
-
-def _wide(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(h, weight, bias, "none", [], "")
-    return result
-
-
-class _Affine(torch.autograd.Function):
-    """dL/dh = d W,   dL/dW = d^T h,   dL/db = sum over the rows of d = dL/d(output)."""
-
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(h, weight)
-        return _wide(h, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, d: Tensor) -> Any:
-        h, weight = ctx.saved_tensors
-        to_h, to_weight, to_bias = ctx.needs_input_grad
-        return (
-            affine(d, weight.t()) if to_h else None,
-            affine(d.t(), h.t()) if to_weight else None,
-            d.sum(0) if to_bias else None,
-        )
