@@ -6,6 +6,9 @@ sbibm   1000 draws, sbibm's classifier; its ten observations where the task has 
 MaxECE is that of the 100 sets and, steadier, of 1000 others; beside each what a perfect sampler stays
 below in 95 %.
 
+The parameters of the simulations are independent draws, as all peers have them; `--design sobol` takes those
+that a run of sbiflow has.
+
 A seed decides the simulations, the weights and the order of training. Every trained posterior adds one
 line to `--out`; what is there already is not repeated, so that a run can be continued.
 
@@ -36,6 +39,7 @@ import simulators
 from benchmarks.fit import Plan, fit
 from benchmarks.observations import SBIBM as TEN
 from evaluation.c2st import PAPER, SBIBM, Protocol, c2st_batch
+from pipeline.seed import points
 
 Rows = tuple[np.ndarray, dict[str, np.ndarray]]  # theta and x
 OUT = Path("runs/bench-estimators.jsonl")
@@ -168,13 +172,16 @@ class Bench:
         """The test sets of the steadier MaxECE."""
         return self._rows(MANY, CALIBRATION, 0)
 
-    def simulations(self, budget: int, seed: int) -> Rows:
+    def simulations(self, budget: int, seed: int, design: str = "random") -> Rows:
         """Return the training rows of a seed."""
-        return self._rows(budget, TRAIN, seed)
+        return self._rows(budget, TRAIN, seed, design)
 
-    def _rows(self, count: int, stream: int, number: int) -> Rows:
-        rng = _rng(stream, number)
-        theta = self.simulator.prior.sample(rng, count)
+    def _rows(self, count: int, stream: int, number: int, design: str = "random") -> Rows:
+        rng, prior = _rng(stream, number), self.simulator.prior
+        if design == "sobol":
+            theta = prior.quantile(points(number, stream, len(prior.names), 0, count))
+        else:
+            theta = prior.sample(rng, count)
         if self.simulator.batched:
             return theta, self.simulator.simulate_block(theta, rng)
         rows = [self.simulator.simulate(row, rng) for row in theta]
@@ -238,6 +245,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--passes", nargs="+", type=int, help="in place of the method's own")
+    parser.add_argument("--design", default="random", choices=["random", "sobol"])
     parser.add_argument("--definitions", nargs="+", default=["paper", "sbibm"])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--table", action="store_true")
@@ -258,11 +266,11 @@ def _run(asked: argparse.Namespace) -> None:
             plan = plan_for(task.name, method, budget)
             passes = tuple(asked.passes or METHODS[method][1])
             line = {"task": task.name, "budget": budget, "method": method, "seed": seed}
-            line |= {"plan": asdict(plan), "definitions": definitions}
+            line |= {"plan": asdict(plan), "definitions": definitions, "design": asked.design}
             line["passes"] = dict.fromkeys(map(str, passes))
             if _key(line) in done:
                 continue
-            theta, x = bench.simulations(budget, seed)
+            theta, x = bench.simulations(budget, seed, asked.design)
             posterior, seconds = fit(plan, bench.simulator.prior, theta, x, seed)
             line["training_seconds"] = round(seconds, 1)
             line["passes"] = {str(k): bench.measure(posterior, k, definitions) for k in passes}
@@ -277,13 +285,13 @@ def table(lines: list[dict[str, Any]]) -> str:
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
         for passes, values in line["passes"].items():
-            key = line["task"], line["budget"], line["method"], passes
+            key = line["task"], line["budget"], line["design"], line["method"], passes
             cells[key].append({**values, "training_seconds": line["training_seconds"]})
     columns = (
         *("c2st_paper", "c2st_sbibm", "max_ece", "ece_band", f"max_ece_{MANY}", f"ece_{MANY}_band"),
         *("seconds_per_1000", "training_seconds"),
     )
-    head = ["task", "budget", "method", "passes", "seeds", *columns]
+    head = ["task", "budget", "design", "method", "passes", "seeds", *columns]
     text = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for key, found in cells.items():
         shown = [_mean([v[c] for v in found if c in v], c) for c in columns]
@@ -301,14 +309,15 @@ def _mean(values: list[float], column: str) -> str:
 
 
 def _key(line: Mapping[str, Any]) -> str:
-    names = "task", "budget", "method", "seed", "plan", "definitions"
+    names = "task", "budget", "method", "seed", "plan", "definitions", "design"
     return json.dumps([[line[name] for name in names], list(line["passes"])], sort_keys=True)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [{"design": "random", **json.loads(line)} for line in lines]
 
 
 def _rng(stream: int, number: int) -> np.random.Generator:

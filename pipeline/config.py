@@ -20,7 +20,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pipeline.errors import UsageError
 from pipeline.run import Run, write_whole
 
-FIXED = ("name", "seed", "simulator", "prior", "simulate.block")  # identify the simulations
+FIXED = (
+    "name",
+    "seed",
+    "simulator",
+    "prior",
+    "design",
+    "simulate.block",
+)  # identify the simulations
 FREE = ("budget", "test", "max_failed", "simulate", "store", "evaluate", "track", "cluster")
 TIME = re.compile(r"^\d+(:\d\d)+$")
 COUNT = re.compile(r"^\d[\d_]*$")
@@ -176,6 +183,7 @@ class Config(_Strict):
     simulator: Annotated[Simulator, BeforeValidator(_named)]
     prior: dict[str, Any] | None = None  # none: the simulator's own
     budget: int = Field(ge=1)
+    design: Literal["random", "sobol"] | None = None  # none: sobol where the prior has quantiles
     test: int = Field(100, ge=0)  # test simulations, from their own stream
     max_failed: float = Field(0.05, ge=0, le=1)
     simulate: Simulate = Simulate()

@@ -29,6 +29,7 @@ from pipeline.stop import Stop
 from pipeline.store import Outcome, Store
 
 RETRIES = ("all", "failed", "invalid", "timeout")
+MOST_PARAMETERS = 21_201  # of a Sobol sequence
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -98,13 +99,14 @@ def simulate(
 
 def identity(simulation: Simulation) -> dict[str, Any]:
     """Return what the rows of a store follow from, beside their ids."""
-    return {
+    content = {
         "simulator": simulation.simulator.identity(),
         "names": list(simulation.simulator.prior.names),
         "seed": simulation.seed,
         "stream": STREAMS[simulation.stream],
         "block_size": simulation.block,
     }
+    return content if simulation.design == "random" else content | {"design": simulation.design}
 
 
 @dataclass(frozen=True)
@@ -118,13 +120,30 @@ class Spent:
 
 
 def simulation_of(config: Any, stream: str) -> Simulation:
-    """Return what all simulations of a stream have in common."""
+    """Return what all simulations of a stream have in common.
+
+    Raises:
+        UsageError: the prior has no quantile, which the design needs.
+    """
     from pipeline.config import simulator_of
 
     simulator = simulator_of(config)
     block = config.simulate.block if simulator.batched else 1
     number = STREAMS.index(stream)
-    return Simulation(simulator, config.seed, number, block, config.simulate.timeout)
+    design = _design(config, simulator.prior) if stream == "train" else "random"
+    return Simulation(simulator, config.seed, number, block, config.simulate.timeout, design)
+
+
+def _design(config: Any, prior: Any) -> str:
+    possible = prior.has_quantile and len(prior.names) <= MOST_PARAMETERS
+    if config.design is None:
+        return "sobol" if possible else "random"
+    if config.design == "sobol" and not possible:
+        raise UsageError(
+            f"design=sobol needs a prior with quantiles and at most {MOST_PARAMETERS} parameters: independent "
+            f"ones, or a multivariate normal without bounds; design=random takes any. The prior is {prior}"
+        )
+    return str(config.design)
 
 
 def _work(

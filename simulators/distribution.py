@@ -37,6 +37,10 @@ class Distribution(ABC):
         """Draw `n` values, shape (n,)."""
 
     @abstractmethod
+    def quantile(self, u: Array) -> Array:
+        """Return the values below which the shares u in (0, 1) of the distribution lie."""
+
+    @abstractmethod
     def log_prob(self, value: ArrayLike) -> Array:
         """Return log p(v) with the shape of `value`; -inf outside the support."""
 
@@ -92,8 +96,10 @@ class Uniform(Distribution):
         return _bounds_problem(self.low, self.high)
 
     def sample(self, rng: Generator, n: int) -> Array:
-        value = rng.random(n)
-        value *= self.high - self.low
+        return self.quantile(rng.random(n))
+
+    def quantile(self, u: Array) -> Array:
+        value = u * (self.high - self.low)
         value += self.low
         return value
 
@@ -120,8 +126,11 @@ class LogUniform(Distribution):
         return None if 0 < self.low < self.high < math.inf else "0 < low < high"
 
     def sample(self, rng: Generator, n: int) -> Array:
+        return self.quantile(rng.random(n))
+
+    def quantile(self, u: Array) -> Array:
         a, b = math.log(self.low), math.log(self.high)
-        return np.clip(np.exp(a + (b - a) * rng.random(n)), self.low, self.high)
+        return np.clip(np.exp(a + (b - a) * u), self.low, self.high)
 
     def log_prob(self, value: ArrayLike) -> Array:
         v = np.asarray(value, dtype=float)
@@ -150,6 +159,12 @@ class Normal(Distribution):
     def sample(self, rng: Generator, n: int) -> Array:
         return self.mean + self.std * rng.standard_normal(n)
 
+    def quantile(self, u: Array) -> Array:
+        from scipy.special import ndtri
+
+        value: Array = self.mean + self.std * ndtri(u)
+        return value
+
     def log_prob(self, value: ArrayLike) -> Array:
         z = (np.asarray(value, dtype=float) - self.mean) / self.std
         return -0.5 * z * z - LOG_SQRT_2PI - math.log(self.std)
@@ -173,6 +188,9 @@ class LogNormal(Distribution):
 
     def sample(self, rng: Generator, n: int) -> Array:
         return np.exp(self.mean + self.std * rng.standard_normal(n))
+
+    def quantile(self, u: Array) -> Array:
+        return np.exp(Normal(self.mean, self.std).quantile(u))
 
     def log_prob(self, value: ArrayLike) -> Array:
         v = np.asarray(value, dtype=float)
@@ -212,10 +230,16 @@ class TruncatedNormal(Distribution):
         return (a, b, 1.0) if a + b <= 0 or math.isnan(a + b) else (-b, -a, -1.0)
 
     def sample(self, rng: Generator, n: int) -> Array:
+        return self._mirrored_quantile(rng.random(n))
+
+    def quantile(self, u: Array) -> Array:
+        return self._mirrored_quantile(u if self._lower_tail()[2] > 0 else 1 - u)
+
+    def _mirrored_quantile(self, u: Array) -> Array:
+        """Return the quantile of u, or of 1 - u where the upper tail is the nearer."""
         from scipy.special import log_ndtr, ndtri_exp
 
         a, b, sign = self._lower_tail()
-        u = rng.random(n)
         with np.errstate(divide="ignore"):  # u = 0 gives the lower bound
             log_cdf = np.logaddexp(log_ndtr(a) + np.log1p(-u), log_ndtr(b) + np.log(u))
         z = ndtri_exp(log_cdf)

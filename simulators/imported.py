@@ -33,6 +33,9 @@ class Unknown(Distribution):
     def sample(self, rng: Generator, n: int) -> NoReturn:
         raise ValueError(READY_MADE)
 
+    def quantile(self, u: Array) -> NoReturn:
+        raise ValueError(READY_MADE)
+
     def log_prob(self, value: ArrayLike) -> NoReturn:
         raise ValueError("the prior of imported simulations is not known: give one at the import")
 

@@ -41,6 +41,15 @@ class Prior(ABC):
     def sample(self, rng: Generator, n: int) -> Array:
         """Draw theta, shape (n, D)."""
 
+    @property
+    def has_quantile(self) -> bool:
+        """Whether there is a `quantile`."""
+        return False
+
+    def quantile(self, u: Array) -> Array:
+        """Return theta (n, D) for u (n, D): distributed as the prior where u is uniform on (0, 1)^D."""
+        raise NotImplementedError(f"{type(self).__name__} has no quantile")
+
     @abstractmethod
     def log_prob(self, theta: ArrayLike) -> Array:
         """Return the normalised log p(theta), shape (n,), for theta of shape (n, D)."""
@@ -110,6 +119,14 @@ class Independent(Prior):
         for j, distribution in enumerate(self.distributions.values()):
             theta[:, j] = distribution.sample(rng, n)
         return theta
+
+    @property
+    def has_quantile(self) -> bool:
+        return True
+
+    def quantile(self, u: Array) -> Array:
+        columns = zip(self.distributions.values(), u.T, strict=True)
+        return np.stack([distribution.quantile(column) for distribution, column in columns], axis=1)
 
     def log_prob(self, theta: ArrayLike) -> Array:
         rows = self._rows(theta)
@@ -207,6 +224,18 @@ class MultivariateNormal(Prior):
             accepted.append(theta[inside][:missing])
             missing -= len(accepted[-1])
         return np.concatenate(accepted)
+
+    @property
+    def has_quantile(self) -> bool:
+        return not np.any(np.isfinite(self.low) | np.isfinite(self.high))
+
+    def quantile(self, u: Array) -> Array:
+        from scipy.special import ndtri
+
+        if not self.has_quantile:
+            raise NotImplementedError("a multivariate normal with bounds has no quantile")
+        theta: Array = self.mean + ndtri(u) @ self._factor.T
+        return theta
 
     def log_prob(self, theta: ArrayLike) -> Array:
         rows = self._rows(theta)

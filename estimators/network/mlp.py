@@ -86,10 +86,11 @@ class ResidualMLP(FreeForm):
         """Say whether a training may go through `estimators.network.kernel`."""
         return (
             self.training
+            and not torch.compiler.is_compiling()
+            and v.ndim == 2
             and v.dtype is torch.float32
             and v.device.type == "cpu"
             and torch.get_num_threads() == 1
-            and not torch.compiler.is_compiling()
             and not torch.is_autocast_enabled("cpu")
             and not torch._C._are_functorch_transforms_active()
         )

@@ -5,6 +5,7 @@ The rows of ids that share a key (the id itself, or the block `id // block_size`
     prior_rng, noise_rng = generators(seed, stream, key)
     theta = prior.sample(prior_rng),  x ~ simulator(theta; noise_rng)
 
+With the design "sobol" theta is the prior's quantile of a point of the unit cube, see `pipeline.seed.points`.
 A simulator that raises, runs out of time or gives NaN makes a row with its reason; only outputs whose names,
 shapes or dtypes differ from the schema are an error of the whole stage.
 """
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UsageError
-from pipeline.seed import generators
+from pipeline.seed import generators, points
 from pipeline.store import Failure, Outcome, Rows, Schema
 
 MOST_TRACEBACK = 8000  # characters kept of one traceback, its end
@@ -35,19 +36,30 @@ class Simulation:
     stream: int
     block: int  # ids that share a key: 1 unless the simulator is batched
     timeout: float | None  # seconds
+    design: str = "random"
 
     def key(self, number: int) -> int:
         return int(number) // self.block
 
     def theta(self, ids: np.ndarray) -> np.ndarray:
         """Return the parameters (n, D) of ids that share a key."""
-        prior_rng, _ = generators(self.seed, self.stream, self.key(ids[0]))
-        return np.asarray(self.simulator.prior.sample(prior_rng, self.block)[ids % self.block])
+        return self._block(self.key(ids[0]))[ids % self.block]
+
+    def _block(self, key: int) -> np.ndarray:
+        """Return the parameters of all ids of a key, shape (block, D)."""
+        prior = self.simulator.prior
+        if self.design == "sobol":
+            size, first = len(prior.names), key * self.block
+            theta = prior.quantile(points(self.seed, self.stream, size, first, self.block))
+        else:
+            prior_rng, _ = generators(self.seed, self.stream, key)
+            theta = prior.sample(prior_rng, self.block)
+        return np.asarray(theta)
 
     def run(self, ids: np.ndarray) -> Rows:
         """Simulate ids that share a key."""
-        prior_rng, noise_rng = generators(self.seed, self.stream, self.key(ids[0]))
-        theta = self.simulator.prior.sample(prior_rng, self.block)
+        _, noise_rng = generators(self.seed, self.stream, self.key(ids[0]))
+        theta = self._block(self.key(ids[0]))
         started = time.perf_counter()
         try:
             x = self._outputs(theta, noise_rng)

@@ -17,7 +17,8 @@ import cluster
 import simulators
 from pipeline.errors import Stopped, TooManyFailed, UsageError
 from pipeline.run import Run
-from pipeline.simulate import simulate
+from pipeline.seed import generators, points
+from pipeline.simulate import simulate, simulation_of
 from pipeline.stop import Stop
 from pipeline.store import IdentityError, LockedError, Outcome, Store
 
@@ -120,6 +121,7 @@ def configure(models: Path, name: str, budget: int, **settings) -> SimpleNamespa
         "simulator": SimpleNamespace(name=f"{models}:{name}", arguments={}),
         "prior": None,
         "budget": budget,
+        "design": "random",
         "test": 10,
         "max_failed": 1.0,
         "simulate": SimpleNamespace(**how),
@@ -170,8 +172,6 @@ def test_a_budget_is_a_total_and_data_depend_on_seed_and_id_alone(models, tmp_pa
 
 
 def test_a_row_equals_the_simulation_of_its_id(models, tmp_path):
-    from pipeline.seed import generators
-
     go(configure(models, "good", 12), tmp_path)
     model = simulators.load(f"{models}:good")
     ids, theta, x, _ = store(tmp_path).numpy()
@@ -179,6 +179,37 @@ def test_a_row_equals_the_simulation_of_its_id(models, tmp_path):
         prior_rng, noise_rng = generators(3, 0, int(ids[k]))
         assert np.array_equal(theta[k], model.prior.sample(prior_rng, 1)[0])
         assert np.array_equal(x["x"][k], model.simulate(theta[k], noise_rng)["x"])
+
+
+def test_a_design_grows_with_the_budget_and_leaves_the_test_simulations_random(models, tmp_path):
+    for budget in (7, 40):
+        go(configure(models, "good", budget, design="sobol"), tmp_path)
+    config = configure(models, "good", 40, design=None)  # the same, where the prior has quantiles
+    assert go(config, tmp_path).simulated == 0
+    model = simulators.load(f"{models}:good")
+    ids, theta, x, _ = store(tmp_path).numpy()
+    assert np.array_equal(theta, model.prior.quantile(points(3, 0, theta.shape[1], 0, 40))[ids])
+    _, noise_rng = generators(3, 0, int(ids[5]))
+    assert np.array_equal(x["x"][5], model.simulate(theta[5], noise_rng)["x"])
+    with pytest.raises(IdentityError, match=r"design: 'sobol' -> '\(absent\)'"):
+        go(configure(models, "good", 40), tmp_path)
+    go(config, tmp_path, "test")
+    prior_rng, _ = generators(3, 1, 0)
+    assert np.array_equal(
+        store(tmp_path, "test").numpy()[1][0], model.prior.sample(prior_rng, 1)[0]
+    )
+
+
+def test_a_design_needs_quantiles(models, tmp_path):
+    text = "prior = MultivariateNormal(['u'], [0], [[1]], low=[0])\n\n\n@simulator(prior=prior)\n"
+    file = tmp_path / "boxed.py"
+    file.write_text(
+        f"from simulators import MultivariateNormal, simulator\n\n{text}def boxed(u, rng):\n"
+        "    return rng.normal(u)\n"
+    )
+    assert simulation_of(configure(file, "boxed", 5, design=None), "train").design == "random"
+    with pytest.raises(UsageError, match="design=sobol needs a prior with quantiles"):
+        go(configure(file, "boxed", 5, design="sobol"), tmp_path)
 
 
 def test_test_simulations_come_from_their_own_stream(models, tmp_path):

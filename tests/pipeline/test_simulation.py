@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.seed import generators
+from pipeline.seed import generators, points
 from pipeline.simulation.task import Simulation, check_schema, schema_of
 from pipeline.store import Outcome
 from simulators import Uniform, simulator
@@ -51,6 +51,40 @@ def test_a_block_is_the_same_whichever_rows_are_wanted():
     assert np.array_equal(some.theta, whole.theta[[1, 6]])
     assert np.array_equal(some.x["x"], whole.x["x"][[1, 6]])
     assert np.array_equal(simulation.theta(np.array([17, 22])), some.theta)
+
+
+def sobol(function, block, **options):
+    made = simulator(prior=PRIOR, **options)(function)
+    return Simulation(made, 7, 0, block, None, "sobol")
+
+
+def test_points_of_a_design_are_the_same_in_any_order_and_any_block():
+    alone, together = sobol(normal, 1), sobol(normals, 8, batched=True)
+    whole = np.concatenate([together.theta(np.arange(8 * k, 8 * k + 8)) for k in range(5)])
+    for number in (30, 3, 39, 0, 8):
+        assert np.array_equal(alone.theta(np.array([number]))[0], whole[number])
+        assert np.array_equal(alone.run(np.array([number])).theta[0], whole[number])
+    assert np.array_equal(together.run(np.array([17, 22])).theta, whole[[17, 22]])
+
+
+def test_a_design_is_the_prior_but_more_even():
+    simulation = sobol(normals, 1024, batched=True)
+    theta = np.concatenate(
+        [simulation.theta(np.arange(1024 * k, 1024 * (k + 1))) for k in range(4)]
+    )
+    u = theta - [0, 5]
+    assert np.all((u > 0) & (u < 1))
+    for j in range(2):  # each 4096th of an axis has its one point
+        assert np.array_equal(np.sort(np.floor(u[:, j] * 4096)), np.arange(4096))
+    counts, _, _ = np.histogram2d(*u.T, bins=16, range=[[0, 1], [0, 1]])
+    assert np.all(counts == 16)
+
+
+def test_designs_differ_by_seed_and_stream():
+    first = points(0, 0, 3, 0, 4)
+    assert not np.array_equal(first, points(1, 0, 3, 0, 4))
+    assert not np.array_equal(first, points(0, 1, 3, 0, 4))
+    assert np.array_equal(first, points(0, 0, 3, 0, 4))
 
 
 def raising(error):

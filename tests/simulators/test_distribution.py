@@ -54,6 +54,15 @@ def test_draws_follow_the_distribution(mine, theirs):
 
 
 @each
+def test_quantiles_increase_and_are_those_of_the_distribution(mine, theirs):
+    u = np.array([2.0**-33, 1e-4, 0.1, 0.5, 0.9, 1 - 1e-4, 1 - 2.0**-33])
+    values = mine.quantile(u)
+    np.testing.assert_allclose(values, theirs.ppf(u), rtol=1e-6, atol=1e-9)
+    assert np.all(np.diff(values) > 0)
+    assert np.array_equal(mine.quantile(u), values)  # the shares stay as they are
+
+
+@each
 def test_spec_is_json_and_inverts(mine, theirs):
     assert distribution_from("mu", json.loads(json.dumps(mine.spec(), allow_nan=False))) == mine
 

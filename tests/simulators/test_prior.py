@@ -73,6 +73,21 @@ def test_moments_of_the_multivariate_normal():
     np.testing.assert_allclose(np.cov(theta.T), COVARIANCE, atol=0.03)
 
 
+@pytest.mark.parametrize("name", PRIORS)
+def test_quantiles_of_even_points_have_the_prior_s_moments(name: str):
+    prior = PRIORS[name]
+    if not prior.has_quantile:
+        with pytest.raises(NotImplementedError, match="no quantile"):
+            prior.quantile(np.full((1, len(prior.names)), 0.5))
+        return
+    even = stats.qmc.Sobol(len(prior.names), rng=0).random(2**15) + 2.0**-31
+    theta = prior.quantile(even)
+    draws = prior.sample(np.random.default_rng(3), 400_000)
+    spread = draws.std(axis=0)
+    assert np.all(np.abs(theta.mean(0) - draws.mean(0)) < 0.01 * spread)
+    np.testing.assert_allclose(np.cov(theta.T), np.cov(draws.T), atol=0.02 * spread.max() ** 2)
+
+
 def test_density_of_the_multivariate_normal():
     theta = np.array([[0.0, 0.0], [3.0, -2.0]])
     expected = stats.multivariate_normal([1, -1], COVARIANCE).logpdf(theta)
