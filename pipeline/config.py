@@ -183,7 +183,7 @@ class Config(_Strict):
     simulator: Annotated[Simulator, BeforeValidator(_named)]
     prior: dict[str, Any] | None = None  # none: the simulator's own
     budget: int = Field(ge=1)
-    design: Literal["random", "sobol"] | None = None  # none: sobol where the prior has quantiles
+    design: Literal["random", "sobol"] = "random"  # how training parameters cover the prior
     test: int = Field(100, ge=0)  # test simulations, from their own stream
     max_failed: float = Field(0.05, ge=0, le=1)
     simulate: Simulate = Simulate()

@@ -136,8 +136,6 @@ def simulation_of(config: Any, stream: str) -> Simulation:
 
 def _design(config: Any, prior: Any) -> str:
     possible = prior.has_quantile and len(prior.names) <= MOST_PARAMETERS
-    if config.design is None:
-        return "sobol" if possible else "random"
     if config.design == "sobol" and not possible:
         raise UsageError(
             f"design=sobol needs a prior with quantiles and at most {MOST_PARAMETERS} parameters: independent "

@@ -1,0 +1,90 @@
+"""How far the chance of the parameters alone misleads an estimator, for several ways of drawing them.
+
+moon     two moons: which moon each simulation is on, fitted by a polynomial in x; the exact answer is
+         half and half everywhere, and the root mean square of the fit's signs (-1, 1) at fresh x is the error
+moments  error of the means of all monomials up to degree 3 over the cube, beside that of random draws
+
+    python -m benchmarks.design
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import combinations_with_replacement, product
+
+import numpy as np
+from scipy.stats import qmc
+
+import simulators
+from pipeline.seed import points
+
+INSIDE = 0.7  # of x whose moons no wall of the prior cuts
+
+
+def golden(size: int, count: int, seed: int) -> np.ndarray:
+    """Return multiples of powers of the generalised golden ratio, moved at random, modulo 1."""
+    ratio = 2.0
+    for _ in range(60):
+        ratio = (1 + ratio) ** (1 / (size + 1))
+    step = ratio ** -np.arange(1.0, size + 1)
+    moved: np.ndarray = np.random.default_rng(seed).random(size) + np.arange(count)[:, None] * step
+    return moved % 1
+
+
+DESIGNS: dict[str, Callable[[int, int, int], np.ndarray]] = {
+    "random": lambda size, count, seed: np.random.default_rng(seed).random((count, size)),
+    "sobol": lambda size, count, seed: points(seed, 0, size, 0, count),
+    "halton": lambda size, count, seed: qmc.Halton(size, rng=seed).random(count),
+    "golden": golden,
+}
+
+
+def moon(design: str, budget: int, degree: int, seeds: int = 20) -> float:
+    """Return the root mean square error over seeds."""
+    simulator = simulators.load("two_moons")
+
+    def rows(name: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        theta = simulator.prior.quantile(DESIGNS[name](2, count, seed))
+        return theta, simulator.simulate_block(theta, np.random.default_rng([seed, count]))["x"]
+
+    def monomials(x: np.ndarray) -> np.ndarray:
+        powers = [p for p in product(range(degree + 1), repeat=2) if sum(p) <= degree]
+        return np.stack([x[:, 0] ** i * x[:, 1] ** j for i, j in powers], axis=1)
+
+    squares = []
+    for seed in range(seeds):
+        theta, x = rows(design, budget, seed)
+        fit = np.linalg.lstsq(monomials(x), np.sign(theta.sum(axis=1)), rcond=None)[0]
+        fresh, observed = rows("random", 400, 10_000 + seed)
+        inside = (np.abs(fresh) < INSIDE).all(axis=1)
+        squares.append(np.square(monomials(observed[inside]) @ fit).mean())
+    return float(np.sqrt(np.mean(squares)))
+
+
+def moments(design: str, size: int, budget: int, seeds: int = 10) -> float:
+    """Return the root mean square error of the means of all monomials up to degree 3."""
+    errors = []
+    for seed in range(seeds):
+        u = 2 * DESIGNS[design](size, budget, seed) - 1
+        for degree in (1, 2, 3):
+            for chosen in combinations_with_replacement(range(size), degree):
+                powers = np.bincount(chosen, minlength=size)
+                exact = 0.0 if (powers % 2).any() else float(np.prod(1 / (powers + 1)))
+                errors.append(np.prod(u[:, list(chosen)], axis=1).mean() - exact)
+    return float(np.sqrt(np.mean(np.square(errors))))
+
+
+def main() -> None:
+    """Print one JSON object for each case."""
+    for budget, degree in product((1024, 8192), (2, 4, 6)):
+        found = {name: round(moon(name, budget, degree), 4) for name in DESIGNS}
+        print(json.dumps({"two_moons": budget, "degree": degree, **found}), flush=True)
+    for size, budget in product((4, 7, 10), (1000, 10_000)):
+        errors = {name: moments(name, size, budget) for name in DESIGNS}
+        shares = {name: round(error / errors["random"], 3) for name, error in errors.items()}
+        print(json.dumps({"parameters": size, "budget": budget, **shares}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
