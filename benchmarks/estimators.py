@@ -6,8 +6,8 @@ sbibm   1000 draws, sbibm's classifier; its ten observations where the task has 
 MaxECE is that of the 100 sets and, steadier, of 1000 others; beside each what a perfect sampler stays
 below in 95 %.
 
-The parameters of the simulations are independent draws, as all peers have them; `--design sobol` takes those
-that a run of sbiflow has.
+The parameters of the simulations are independent draws, as all peers have them; `--design sobol` takes points
+of a scrambled Sobol sequence, as a run with that design does.
 
 A seed decides the simulations, the weights and the order of training. Every trained posterior adds one
 line to `--out`; what is there already is not repeated, so that a run can be continued.

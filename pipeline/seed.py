@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import lru_cache
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def points(seed: int, stream: int, size: int, first: int, count: int) -> np.ndar
         first: id of the first point.
         count: how many points.
     """
-    sequence = _sequence(seed, stream, size)
+    sequence = _sequence(seed, stream, size, get_ident())
     if first < sequence.num_generated:
         sequence.reset()
     with warnings.catch_warnings():  # that numbers other than powers of two are less even
@@ -56,7 +57,8 @@ def points(seed: int, stream: int, size: int, first: int, count: int) -> np.ndar
 
 
 @lru_cache(maxsize=8)
-def _sequence(seed: int, stream: int, size: int) -> Any:
+def _sequence(seed: int, stream: int, size: int, thread: int) -> Any:
+    """Return the sequence of a thread: where it stands is a state of its own."""
     from scipy.stats import qmc
 
     rng = np.random.Generator(
