@@ -1,7 +1,8 @@
 """How far the chance of the parameters alone misleads an estimator, for several ways of drawing them.
 
 moon     two moons: which moon each simulation is on, fitted by a polynomial in x; the exact answer is
-         half and half everywhere, and the root mean square of the fit's signs (-1, 1) at fresh x is the error
+         half and half where no wall cuts a moon, and the root mean square of the fit's signs (-1, 1) at fresh
+         such x is the error
 moments  error of the means of all monomials up to degree 3 over the cube, beside that of random draws
 
     python -m benchmarks.design
@@ -17,9 +18,8 @@ import numpy as np
 from scipy.stats import qmc
 
 import simulators
+from benchmarks.two_moons_chance import fitted, uncut
 from pipeline.seed import points
-
-INSIDE = 0.7  # of x whose moons no wall of the prior cuts
 
 
 def golden(size: int, count: int, seed: int) -> np.ndarray:
@@ -48,17 +48,12 @@ def moon(design: str, budget: int, degree: int, seeds: int = 20) -> float:
         theta = simulator.prior.quantile(DESIGNS[name](2, count, seed))
         return theta, simulator.simulate_block(theta, np.random.default_rng([seed, count]))["x"]
 
-    def monomials(x: np.ndarray) -> np.ndarray:
-        powers = [p for p in product(range(degree + 1), repeat=2) if sum(p) <= degree]
-        return np.stack([x[:, 0] ** i * x[:, 1] ** j for i, j in powers], axis=1)
-
     squares = []
     for seed in range(seeds):
         theta, x = rows(design, budget, seed)
-        fit = np.linalg.lstsq(monomials(x), np.sign(theta.sum(axis=1)), rcond=None)[0]
-        fresh, observed = rows("random", 400, 10_000 + seed)
-        inside = (np.abs(fresh) < INSIDE).all(axis=1)
-        squares.append(np.square(monomials(observed[inside]) @ fit).mean())
+        _, fresh = rows("random", 400, 10_000 + seed)
+        side = np.sign(theta.sum(axis=1, keepdims=True))
+        squares.append(np.square(fitted(side, x, degree, fresh[uncut(fresh)])).mean())
     return float(np.sqrt(np.mean(squares)))
 
 

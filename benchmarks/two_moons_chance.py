@@ -66,7 +66,7 @@ def excess(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def fitted(left: np.ndarray, x: np.ndarray, degree: int, at: np.ndarray) -> np.ndarray:
-    """Return g (m, 7) at the observations `at` (m, 2), fitted to the excess (n, 7) at x (n, 2)."""
+    """Return g (m, k) at the observations `at` (m, 2), fitted to what is left (n, k) at x (n, 2)."""
     powers = [p for p in itertools.product(range(degree + 1), repeat=2) if sum(p) <= degree]
     centre, spread = x.mean(0), x.std(0)
 

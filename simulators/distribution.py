@@ -32,9 +32,9 @@ class Distribution(ABC):
     def support(self) -> tuple[float, float]:
         """Smallest and largest possible value, infinite where there is none."""
 
-    @abstractmethod
     def sample(self, rng: Generator, n: int) -> Array:
         """Draw `n` values, shape (n,)."""
+        return self.quantile(rng.random(n))
 
     @abstractmethod
     def quantile(self, u: Array) -> Array:
@@ -95,9 +95,6 @@ class Uniform(Distribution):
     def problem(self) -> str | None:
         return _bounds_problem(self.low, self.high)
 
-    def sample(self, rng: Generator, n: int) -> Array:
-        return self.quantile(rng.random(n))
-
     def quantile(self, u: Array) -> Array:
         value = u * (self.high - self.low)
         value += self.low
@@ -124,9 +121,6 @@ class LogUniform(Distribution):
 
     def problem(self) -> str | None:
         return None if 0 < self.low < self.high < math.inf else "0 < low < high"
-
-    def sample(self, rng: Generator, n: int) -> Array:
-        return self.quantile(rng.random(n))
 
     def quantile(self, u: Array) -> Array:
         a, b = math.log(self.low), math.log(self.high)

@@ -190,7 +190,7 @@ class MultivariateNormal(Prior):
             )
 
     def _box_log_mass(self) -> float:
-        if not np.any(np.isfinite(self.low) | np.isfinite(self.high)):
+        if not self._bounded:
             return 0.0
         if not np.any(self.covariance - np.diag(np.diag(self.covariance))):
             bounds = zip(
@@ -227,7 +227,11 @@ class MultivariateNormal(Prior):
 
     @property
     def has_quantile(self) -> bool:
-        return not np.any(np.isfinite(self.low) | np.isfinite(self.high))
+        return not self._bounded
+
+    @property
+    def _bounded(self) -> bool:
+        return bool(np.any(np.isfinite(self.low) | np.isfinite(self.high)))
 
     def quantile(self, u: Array) -> Array:
         from scipy.special import ndtri

@@ -32,25 +32,24 @@ class Pair(NamedTuple):
     weights: Tensor
     c: float
 
-    def inputs(self) -> tuple[Tensor, Tensor]:
-        """Return the network's parameters (2, B, D) and features of time (2, B, F)."""
-        t, _, _, scale, time = self._columns()
-        return scale * torch.addcmul(self.u, t, self.z), time
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the network's parameters (2, B, D) and features of time (2, B, F), and what `compare` takes.
 
-    def compare(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss () of outputs F (2, B, D) and its derivative by the second (B, D)."""
-        t, skip, out, _, _ = self._columns()
+        That is c_skip (u + t z), shape (2, B, D), and c_out, shape (2, B, 1).
+        """
+        columns = self.table.index_select(1, self.i)
+        t, skip, out, scale = columns[..., :4].split(1, dim=-1)
         noisy = torch.addcmul(self.u, t, self.z)
-        left, right = torch.addcmul(skip * noisy, out, outputs).unbind()
+        return scale * noisy, columns[..., 4:], skip * noisy, out
+
+    def compare(self, outputs: Tensor, kept: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss () of outputs F (2, B, D) and its derivative by the second (B, D)."""
+        left, right = torch.addcmul(kept, out, outputs).unbind()
         gap = right - left
         share = self.weights.index_select(0, self.i) / len(gap)
         distance = (gap.square().sum(dim=1) + self.c**2).sqrt()
         slope = gap * out[1] * (share / distance).unsqueeze(1)
         return torch.dot(share, distance - self.c), slope
-
-    def _columns(self) -> tuple[Tensor, ...]:
-        columns = self.table.index_select(1, self.i)
-        return *columns[..., :4].split(1, dim=-1), columns[..., 4:]
 
 
 class FreeForm(nn.Module):
@@ -91,12 +90,12 @@ class FreeForm(nn.Module):
             pair: the points and their comparison.
             masks: as from `masks(rows, device)`, for both.
         """
-        noisy, time = pair.inputs()
+        noisy, time, kept, out = pair.inputs()
         with torch.no_grad():
             first = self(noisy[0], pair.context, time[0], masks)
         second = self(noisy[1], pair.context, time[1], masks)
         with torch.no_grad():
-            value, slope = pair.compare(torch.stack([first, second]))
+            value, slope = pair.compare(torch.stack([first, second]), kept, out)
         # Its value is that of the loss, its derivative by the second output is the slope.
         linear = (slope * second).sum()
         return value + (linear - linear.detach())

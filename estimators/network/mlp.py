@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from estimators.estimator import within
 from estimators.network.base import FreeForm, Pair
-from estimators.network.product import affine
+from estimators.network.product import affine, plain
 
 NO_MASK = np.empty((0, 0), np.float32)
 
@@ -84,16 +84,7 @@ class ResidualMLP(FreeForm):
 
     def _compiles(self, v: Tensor) -> bool:
         """Say whether a training may go through `estimators.network.kernel`."""
-        return (
-            self.training
-            and not torch.compiler.is_compiling()
-            and v.ndim == 2
-            and v.dtype is torch.float32
-            and v.device.type == "cpu"
-            and torch.get_num_threads() == 1
-            and not torch.is_autocast_enabled("cpu")
-            and not torch._C._are_functorch_transforms_active()
-        )
+        return self.training and plain(v) and torch.get_num_threads() == 1
 
     def _weights(self) -> list[Tensor]:
         layers = [self.first, *self.layers, self.last]

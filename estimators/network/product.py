@@ -38,11 +38,19 @@ def _suits(h: Tensor, weight: Tensor) -> bool:
     return (
         WIDE
         and not differentiated
-        and not torch.compiler.is_compiling()
-        and h.dtype is weight.dtype is torch.float32
-        and h.device.type == "cpu"
-        and h.ndim == 2
+        and plain(h)
+        and weight.dtype is torch.float32
         and min(*h.shape, *weight.shape) >= LEAST
+    )
+
+
+def plain(h: Tensor) -> bool:
+    """Say whether h is a matrix in single precision on a processor, and nobody but autograd looks on."""
+    return (
+        not torch.compiler.is_compiling()
+        and h.ndim == 2
+        and h.dtype is torch.float32
+        and h.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
     )
