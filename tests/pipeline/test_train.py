@@ -18,7 +18,7 @@ from pipeline.run import Run
 from pipeline.stop import Stop
 from pipeline.store import Rows, Schema, Spool, Store
 from pipeline.train import TrainResult, train
-from pipeline.training.setup import Training
+from pipeline.training.setup import Training, _graphed
 from simulators import Independent, Uniform
 
 N = 600
@@ -255,6 +255,29 @@ def test_compiled_networks_learn_the_same(run):
     )
     assert plain.key != compiled.key
     curves = [json.loads((r.directory / "curves.json").read_text()) for r in (plain, compiled)]
+    losses = [[entry["validation"] for entry in curve] for curve in curves]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def test_answers_of_graphs_outlive_the_next_pass():
+    network = torch.nn.Linear(3, 2)
+    graphed = _graphed(network.forward)
+    rows = torch.randn(2, 5, 3)
+    answers = [graphed(part) for part in rows]
+    torch.testing.assert_close(torch.stack(answers), network(rows))
+    answers[0].sum().backward()
+    torch.testing.assert_close(network.weight.grad, rows[0].sum(0).expand(2, 3))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+@pytest.mark.parametrize("name", ["npse", "cmpe", "cmpe_distilled", "fmpe"])
+def test_graphs_learn_the_same_on_a_gpu(run, name):
+    asked = {"name": name, "arguments": SMALL}
+    plain, graphed = (
+        train(configure(asked, gpu=True, compile=on, steps=40), run, stop=Stop())
+        for on in (False, True)
+    )
+    curves = [json.loads((r.directory / "curves.json").read_text()) for r in (plain, graphed)]
     losses = [[entry["validation"] for entry in curve] for curve in curves]
     np.testing.assert_allclose(*losses, rtol=1e-3)
 
