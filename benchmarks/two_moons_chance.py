@@ -27,7 +27,7 @@ from numpy.polynomial.legendre import Legendre
 
 from benchmarks.estimators import OUT, TASKS, Bench
 from evaluation.c2st import PAPER, c2st_batch
-from simulators.two_moons import OFFSET, RADIUS, ROOT_HALF, exact
+from simulators.two_moons import OFFSET, RADIUS, ROOT_HALF, displacement, exact
 
 DRAWS = 4000
 MEAN_DRAWS = 300  # of E[phi | x] where a wall cuts the arcs
@@ -38,11 +38,10 @@ EXACT = 5  # stream of random numbers
 
 def features(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Return phi (..., 7) of parameters (..., 2) at x that broadcasts with them."""
-    along = ROOT_HALF * (theta[..., 0] + theta[..., 1])
-    across = ROOT_HALF * (theta[..., 1] - theta[..., 0])
-    angle = np.arctan2(x[..., 1] - across, np.abs(along) + x[..., 0] - OFFSET)
+    first, second = displacement(theta, x)
+    angle = np.arctan2(second, first)
     place = np.clip(angle / (math.pi / 2), -1, 1)
-    moon = np.sign(along)
+    moon = np.sign(theta.sum(axis=-1))
     arc = [math.sqrt(2 * k + 1) * Legendre.basis(k)(place) for k in (1, 2, 3)]
     return np.stack([moon, *arc, *(moon * part for part in arc)], axis=-1)
 

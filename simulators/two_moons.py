@@ -75,13 +75,19 @@ def untruncated(x: Observation, n: int, rng: Generator) -> Array:
     return _mirrored(x, n, rng)[1]
 
 
+def displacement(theta: Array, x: Array) -> tuple[Array, Array]:
+    """Return the coordinates of p that led from theta (..., 2) to x, which broadcasts with it."""
+    first = x[..., 0] - OFFSET + ROOT_HALF * np.abs(theta[..., 0] + theta[..., 1])
+    second = x[..., 1] - ROOT_HALF * (theta[..., 1] - theta[..., 0])
+    return first, second
+
+
 def log_likelihood(theta: Array, x: Observation) -> Array:
     """Return log p(x | theta) = log N(r; 0.1, 0.01^2) - log(pi |r|), shape (n,).
 
     r is the length of p with the sign of p_1, since |a| <= pi / 2.
     """
-    first = x["x"][0] - OFFSET + ROOT_HALF * np.abs(theta[:, 0] + theta[:, 1])
-    second = x["x"][1] - ROOT_HALF * (theta[:, 1] - theta[:, 0])
+    first, second = displacement(theta, x["x"])
     length = np.hypot(first, second)
     z = (np.copysign(length, first) - RADIUS) / RADIUS_STD
     return -0.5 * z * z - LOG_SQRT_2PI - math.log(RADIUS_STD) - np.log(math.pi * length)
