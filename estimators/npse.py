@@ -112,21 +112,17 @@ class NPSE(Estimator):
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
         u, context = self.transform(theta), self.gain * self.summary(x)
-        members = self._members()
-        level = torch.randn(len(members), len(u), 1, device=u.device)
-        level = level.mul_(self.p_std).add_(self.p_mean)
-        t = level.clamp_(math.log(self.epsilon), math.log(self.T)).exp_()
-        noisy = torch.addcmul(u, t, torch.randn(len(members), *u.shape, device=u.device))
-        variance = t.square() + 1
-        target = (u - noisy / variance) * variance.sqrt() / t
-        scaled, _, time = self._inputs(noisy.flatten(0, 1), context, t.flatten(0, 1))
-        answers = [
-            network(given, context, when, network.masks(len(u), u.device))
-            for network, given, when in zip(
-                members, scaled.split(len(u)), time.split(len(u)), strict=True
-            )
-        ]
-        return (torch.stack(answers) - target).square().mean()
+        total = torch.zeros((), device=u.device)
+        for network in self._members():
+            level = torch.randn(len(u), 1, device=u.device).mul_(self.p_std).add_(self.p_mean)
+            t = level.clamp_(math.log(self.epsilon), math.log(self.T)).exp_()
+            noisy = torch.addcmul(u, t, torch.randn_like(u))
+            variance = t.square() + 1
+            target = (u - noisy / variance) * variance.sqrt() / t
+            masks = network.masks(len(u), u.device)
+            answer = network(*self._inputs(noisy, context, t), masks)
+            total = total + (answer - target).square().mean()
+        return total / len(self.denoisers)
 
     def denoise(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
         """Return D(u_t, t; x), shape (rows, D).
