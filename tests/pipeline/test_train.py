@@ -67,6 +67,10 @@ def weights(result):
     return torch.load(result.directory / "posterior" / "weights.pt", weights_only=True)
 
 
+def curves_of(result):
+    return json.loads((result.directory / "curves.json").read_text())
+
+
 def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
@@ -103,7 +107,7 @@ def test_a_training_ends_with_a_posterior_and_is_done_once(run):
     assert draws.abs().max() <= 1  # the prior's bounds
     for key in ("store_digest", "budget", "seed", "config_digest", "train_rows", "steps"):
         assert posterior.provenance[key]
-    curves = json.loads((result.directory / "curves.json").read_text())
+    curves = curves_of(result)
     assert [entry["step"] for entry in curves] == list(range(1, 81))
     assert events[-1]["step"] == 80
     assert events[-1]["training"] == result.key
@@ -216,7 +220,7 @@ def test_two_workers_give_the_curve_of_one(tmp_path):
         result = train(configure(flow, steps=30, workers=workers), run, stop=Stop())
         posterior = estimators.load(result.directory / "posterior")
         assert posterior.sample({"x": np.zeros((1, 3))}, 5).shape == (1, 5, 2)
-        curves.append(json.loads((result.directory / "curves.json").read_text()))
+        curves.append(curves_of(result))
     for name in ("train", "validation"):
         alone, together = ([entry[name] for entry in curve] for curve in curves)
         np.testing.assert_allclose(together, alone, rtol=0, atol=1e-3)
@@ -248,15 +252,19 @@ def test_workers_stop_and_continue(tmp_path, estimator):
     assert same(weights(result), weights(whole))
 
 
-def test_compiled_networks_learn_the_same(run):
-    npse = {"name": "npse", "arguments": {**SMALL, "members": 2}}
+def check_compiled_networks_learn_the_same(run, estimator, **settings):
     plain, compiled = (
-        train(configure(npse, compile=on, steps=40), run, stop=Stop()) for on in (False, True)
+        train(configure(estimator, compile=on, steps=40, **settings), run, stop=Stop())
+        for on in (False, True)
     )
     assert plain.key != compiled.key
-    curves = [json.loads((r.directory / "curves.json").read_text()) for r in (plain, compiled)]
-    losses = [[entry["validation"] for entry in curve] for curve in curves]
+    losses = [[entry["validation"] for entry in curves_of(r)] for r in (plain, compiled)]
     np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def test_compiled_networks_learn_the_same(run):
+    npse = {"name": "npse", "arguments": {**SMALL, "members": 2}}
+    check_compiled_networks_learn_the_same(run, npse)
 
 
 def test_answers_of_graphs_outlive_the_next_pass():
@@ -272,14 +280,7 @@ def test_answers_of_graphs_outlive_the_next_pass():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 @pytest.mark.parametrize("name", ["npse", "cmpe", "cmpe_distilled", "fmpe"])
 def test_graphs_learn_the_same_on_a_gpu(run, name):
-    asked = {"name": name, "arguments": SMALL}
-    plain, graphed = (
-        train(configure(asked, gpu=True, compile=on, steps=40), run, stop=Stop())
-        for on in (False, True)
-    )
-    curves = [json.loads((r.directory / "curves.json").read_text()) for r in (plain, graphed)]
-    losses = [[entry["validation"] for entry in curve] for curve in curves]
-    np.testing.assert_allclose(*losses, rtol=1e-3)
+    check_compiled_networks_learn_the_same(run, {"name": name, "arguments": SMALL}, gpu=True)
 
 
 def test_compiling_needs_a_compiler(run, monkeypatch):
