@@ -183,11 +183,16 @@ def null_max_ece(sets: int, parameters: int, repetitions: int = REPETITIONS) -> 
     """
     rng = np.random.default_rng(20231210)
     values = np.empty(repetitions)
-    edges = np.concatenate([[0.0], LEVELS])
     for i in range(repetitions):
-        # |2u - 1| < alpha says that a uniform fractional rank u lies in the central interval
-        width = np.abs(2 * rng.random((sets, parameters)) - 1)
-        inside = [np.histogram(width[:, d], edges)[0].cumsum() / sets for d in range(parameters)]
-        values[i] = np.median(np.abs(np.array(inside) - LEVELS), axis=1).max()
+        values[i] = max_ece(rng.random((sets, parameters)))
     values.setflags(write=False)
     return values
+
+
+def max_ece(fractions: np.ndarray) -> float:
+    """Return MaxECE of fractional ranks (sets, D): the share of draws below the truth."""
+    # |2u - 1| < alpha says that a fractional rank u lies in the central interval
+    width = np.abs(2 * fractions - 1)
+    edges = np.concatenate([[0.0], LEVELS])
+    inside = [np.histogram(column, edges)[0].cumsum() / len(width) for column in width.T]
+    return float(np.median(np.abs(np.array(inside) - LEVELS), axis=1).max())
