@@ -87,6 +87,11 @@ def _distilled(budget: int) -> Plan:
     return Plan("cmpe_distilled", given, steps=steps, rate=3e-3)
 
 
+def _shared(plan: Plan, denoising: int, steps: int) -> Plan:
+    """Return the plan with so many of the steps for the denoisers."""
+    return replace(plan, arguments={**plan.arguments, "teaching": denoising / steps}, steps=steps)
+
+
 def _deeper_student(budget: int) -> Plan:
     plan = _distilled(budget)
     return replace(plan, arguments={**plan.arguments, "student_depth": 4, "points": 40})
@@ -97,14 +102,14 @@ def _longer_student(budget: int) -> Plan:
     plan = _deeper_student(budget)
     if budget < 4096:
         return plan
-    denoising, steps = 36_000, 130_000
-    given = {**plan.arguments, "teaching": denoising / steps}
-    return replace(plan, arguments=given, steps=steps, validation=0.01)
+    return replace(_shared(plan, 36_000, 130_000), validation=0.01)
 
 
 def _kinematics(budget: int) -> Plan:
-    """Of few simulations a deeper student makes less calibrated posteriors."""
-    return _distilled(budget) if budget < 4096 else _deeper_student(budget)
+    """Of few simulations a deeper student makes less calibrated posteriors, and denoisers learn for long."""
+    if budget < 4096:
+        return _shared(_distilled(budget), 32_000, 56_000)
+    return _deeper_student(budget)
 
 
 def _one_denoiser(budget: int) -> Plan:
