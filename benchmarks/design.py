@@ -5,6 +5,8 @@ moon     two moons: which moon each simulation is on, fitted by a polynomial in 
          such x is the error
 moments  error of the means of all monomials up to degree 3 over the cube, beside that of random draws
 
+"weighted" are random draws with weights for which cosines have the means that they have under the prior.
+
     python -m benchmarks.design
 """
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from itertools import combinations_with_replacement, product
+from itertools import combinations_with_replacement, count, product
 
 import numpy as np
 from scipy.stats import qmc
@@ -38,22 +40,57 @@ DESIGNS: dict[str, Callable[[int, int, int], np.ndarray]] = {
     "halton": lambda size, count, seed: qmc.Halton(size, rng=seed).random(count),
     "golden": golden,
 }
+DESIGNS["weighted"] = DESIGNS["random"]
+
+
+def weights(design: str, u: np.ndarray, share: float = 1 / 32) -> np.ndarray:
+    """Return the weights of points u (n, D) of the unit cube, shape (n,), 1 unless the design is weighted.
+
+        w_i = a + sum_k b_k phi_k(u_i),   mean w = 1,   mean w phi_k = 0,   phi_k(u) = prod_j cos(pi k_j u_j)
+
+    with all k of the largest sum for which there are at most `share` n of them: of all such weights those
+    nearest to 1 in the mean square. Those below zero are zero.
+
+    Deville, Sarndal: Calibration Estimators in Survey Sampling (1992).
+    """
+    if design != "weighted":
+        return np.ones(len(u))
+    k = frequencies(u.shape[1], int(share * len(u)))
+    phi = np.cos(np.pi * k * u[:, None]).prod(axis=2)
+    phi = np.concatenate([np.ones((len(u), 1)), phi], axis=1)
+    wanted = np.eye(1, phi.shape[1])[0]
+    found: np.ndarray = phi @ np.linalg.solve(phi.T @ phi / len(u), wanted)
+    return np.maximum(found, 0)
+
+
+def frequencies(size: int, most: int) -> np.ndarray:
+    """Return all k (m, D) up to the largest sum for which m is at most `most`."""
+    chosen: list[np.ndarray] = []
+    for order in count(1):
+        indices = combinations_with_replacement(range(size), order)
+        more = [np.bincount(index, minlength=size) for index in indices]
+        if len(chosen) + len(more) > most:
+            break
+        chosen += more
+    return np.array(chosen).reshape(-1, size)
 
 
 def moon(design: str, budget: int, degree: int, seeds: int = 20) -> float:
     """Return the root mean square error over seeds."""
     simulator = simulators.load("two_moons")
 
-    def rows(name: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        theta = simulator.prior.quantile(DESIGNS[name](2, count, seed))
-        return theta, simulator.simulate_block(theta, np.random.default_rng([seed, count]))["x"]
+    def rows(name: str, number: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        u = DESIGNS[name](2, number, seed)
+        theta = simulator.prior.quantile(u)
+        x = simulator.simulate_block(theta, np.random.default_rng([seed, number]))["x"]
+        return theta, x, weights(name, u)
 
     squares = []
     for seed in range(seeds):
-        theta, x = rows(design, budget, seed)
-        _, fresh = rows("random", 400, 10_000 + seed)
+        theta, x, w = rows(design, budget, seed)
+        _, fresh, _ = rows("random", 400, 10_000 + seed)
         side = np.sign(theta.sum(axis=1, keepdims=True))
-        squares.append(np.square(fitted(side, x, degree, fresh[uncut(fresh)])).mean())
+        squares.append(np.square(fitted(side, x, degree, fresh[uncut(fresh)], w)).mean())
     return float(np.sqrt(np.mean(squares)))
 
 
@@ -61,12 +98,13 @@ def moments(design: str, size: int, budget: int, seeds: int = 10) -> float:
     """Return the root mean square error of the means of all monomials up to degree 3."""
     errors = []
     for seed in range(seeds):
-        u = 2 * DESIGNS[design](size, budget, seed) - 1
+        u = DESIGNS[design](size, budget, seed)
+        w, u = weights(design, u), 2 * u - 1
         for degree in (1, 2, 3):
             for chosen in combinations_with_replacement(range(size), degree):
                 powers = np.bincount(chosen, minlength=size)
                 exact = 0.0 if (powers % 2).any() else float(np.prod(1 / (powers + 1)))
-                errors.append(np.prod(u[:, list(chosen)], axis=1).mean() - exact)
+                errors.append(np.mean(w * np.prod(u[:, list(chosen)], axis=1)) - exact)
     return float(np.sqrt(np.mean(np.square(errors))))
 
 

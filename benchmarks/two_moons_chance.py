@@ -64,8 +64,14 @@ def excess(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
     return phi
 
 
-def fitted(left: np.ndarray, x: np.ndarray, degree: int, at: np.ndarray) -> np.ndarray:
-    """Return g (m, k) at the observations `at` (m, 2), fitted to what is left (n, k) at x (n, 2)."""
+def fitted(
+    left: np.ndarray,
+    x: np.ndarray,
+    degree: int,
+    at: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return g (m, k) at the observations `at` (m, 2), fitted to what is left (n, k) at x (n, 2), weighted."""
     powers = [p for p in itertools.product(range(degree + 1), repeat=2) if sum(p) <= degree]
     centre, spread = x.mean(0), x.std(0)
 
@@ -73,7 +79,8 @@ def fitted(left: np.ndarray, x: np.ndarray, degree: int, at: np.ndarray) -> np.n
         z = (rows - centre) / spread
         return np.stack([z[:, 0] ** i * z[:, 1] ** j for i, j in powers], axis=1)
 
-    coefficients = np.linalg.lstsq(basis(x), left, rcond=None)[0]
+    root = np.ones((len(x), 1)) if weights is None else np.sqrt(weights)[:, None]
+    coefficients = np.linalg.lstsq(root * basis(x), root * left, rcond=None)[0]
     return np.asarray(basis(at) @ coefficients)
 
 
