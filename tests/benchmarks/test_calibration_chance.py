@@ -8,7 +8,7 @@ from evaluation.calibration import null_max_ece
 
 
 def test_many_simulations_leave_the_error_of_a_perfect_sampler() -> None:
-    fitted = fitted_max_ece(1_000_000, 100, 2, 20)
+    fitted = fitted_max_ece(100_000, 100, 2, 50)
     assert fitted.mean() == pytest.approx(null_max_ece(100, 2).mean(), rel=0.25)
 
 
