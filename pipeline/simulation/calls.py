@@ -51,9 +51,9 @@ class Worker:
         return [unit for unit in dict.fromkeys(sent) if unit != NOTHING]
 
     @property
-    def runs(self) -> bool:
-        """Whether a unit was sent to it after it was opened."""
-        return any(call.method == "run" for call in self.calls.values())
+    def engaged(self) -> bool:
+        """Whether a unit, or where rows go, was sent to it and is not answered."""
+        return any(call.method in ("open", "run") for call in self.calls.values())
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class Session:
                 self._probe(worker)
                 continue
             if not worker.opened:
-                if worker.runs:  # it may come back with rows held, which `open` must answer for
+                if worker.engaged:  # rows that it holds are answered for once, by one `open`
                     continue
                 self._open(worker)
             depth = self.work.depth() if self._schema else 1
