@@ -14,9 +14,7 @@ from itertools import product
 
 import numpy as np
 
-from evaluation.calibration import max_ece, null_max_ece
-
-REPETITIONS = 2000
+from evaluation.calibration import REPETITIONS, max_ece, null_max_ece
 
 
 def fitted_max_ece(simulations: int, sets: int, parameters: int, repetitions: int) -> np.ndarray:

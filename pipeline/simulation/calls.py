@@ -50,11 +50,6 @@ class Worker:
         sent = [self.holding, *(call.unit for call in self.calls.values())]
         return [unit for unit in dict.fromkeys(sent) if unit != NOTHING]
 
-    @property
-    def engaged(self) -> bool:
-        """Whether a unit, or where rows go, was sent to it and is not answered."""
-        return any(call.method in ("open", "run") for call in self.calls.values())
-
 
 @dataclass(frozen=True)
 class Answer:

@@ -119,7 +119,7 @@ class Session:
                 self._probe(worker)
                 continue
             if not worker.opened:
-                if worker.engaged:  # rows that it holds are answered for once, by one `open`
+                if worker.calls:  # only its answer says which rows it holds, and of what schema
                     continue
                 self._open(worker)
             depth = self.work.depth() if self._schema else 1
