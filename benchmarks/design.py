@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from itertools import combinations_with_replacement, count, product
+from itertools import combinations_with_replacement, product
 
 import numpy as np
 from scipy.stats import qmc
 
 import simulators
 from benchmarks.two_moons_chance import fitted, uncut
+from pipeline.row_weights import prior_weights
 from pipeline.seed import points
 
 
@@ -43,36 +44,9 @@ DESIGNS: dict[str, Callable[[int, int, int], np.ndarray]] = {
 DESIGNS["weighted"] = DESIGNS["random"]
 
 
-def weights(design: str, u: np.ndarray, share: float = 1 / 32) -> np.ndarray:
-    """Return the weights of points u (n, D) of the unit cube, shape (n,), 1 unless the design is weighted.
-
-        w_i = a + sum_k b_k phi_k(u_i),   mean w = 1,   mean w phi_k = 0,   phi_k(u) = prod_j cos(pi k_j u_j)
-
-    with all k of the largest sum for which there are at most `share` n of them: of all such weights those
-    nearest to 1 in the mean square. Those below zero are zero.
-
-    Deville, Sarndal: Calibration Estimators in Survey Sampling (1992).
-    """
-    if design != "weighted":
-        return np.ones(len(u))
-    k = frequencies(u.shape[1], int(share * len(u)))
-    phi = np.cos(np.pi * k * u[:, None]).prod(axis=2)
-    phi = np.concatenate([np.ones((len(u), 1)), phi], axis=1)
-    wanted = np.eye(1, phi.shape[1])[0]
-    found: np.ndarray = phi @ np.linalg.solve(phi.T @ phi / len(u), wanted)
-    return np.maximum(found, 0)
-
-
-def frequencies(size: int, most: int) -> np.ndarray:
-    """Return all k (m, D) up to the largest sum for which m is at most `most`."""
-    chosen: list[np.ndarray] = []
-    for order in count(1):
-        indices = combinations_with_replacement(range(size), order)
-        more = [np.bincount(index, minlength=size) for index in indices]
-        if len(chosen) + len(more) > most:
-            break
-        chosen += more
-    return np.array(chosen).reshape(-1, size)
+def weights(design: str, u: np.ndarray) -> np.ndarray:
+    """Return the weights of points u (n, D) of the unit cube, shape (n,), 1 unless the design is weighted."""
+    return prior_weights(u) if design == "weighted" else np.ones(len(u))
 
 
 def moon(design: str, budget: int, degree: int, seeds: int = 20) -> float:

@@ -261,6 +261,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--passes", nargs="+", type=int, help="in place of the method's own")
     parser.add_argument("--design", default="random", choices=["random", "sobol"])
+    parser.add_argument("--prior-weights", action="store_true", help="weighted rows")
     parser.add_argument("--definitions", nargs="+", default=["paper", "sbibm"])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--table", action="store_true")
@@ -278,7 +279,7 @@ def _run(asked: argparse.Namespace) -> None:
         definitions = [name for name in task.definitions if name in asked.definitions]
         budgets = [b for b in task.budgets if asked.budgets is None or b in asked.budgets]
         for budget, method, seed in itertools.product(budgets, asked.methods, asked.seeds):
-            plan = plan_for(task.name, method, budget)
+            plan = replace(plan_for(task.name, method, budget), prior_weights=asked.prior_weights)
             passes = tuple(asked.passes or METHODS[method][1])
             line = {"task": task.name, "budget": budget, "method": method, "seed": seed}
             line |= {"plan": asdict(plan), "definitions": definitions, "design": asked.design}

@@ -13,6 +13,7 @@ import torch
 
 import estimators
 from pipeline.dataset import Batch, Order, Resident
+from pipeline.row_weights import prior_weights
 from pipeline.training.loop import Keeper, Loop, Recipe, Team
 from simulators import Prior
 
@@ -32,6 +33,7 @@ class Plan:
     ema: float = 0.999
     validation: float = 0.05
     patience: int | None = None
+    prior_weights: bool = False
 
 
 def fit(
@@ -78,7 +80,10 @@ def fit(
     order = torch.as_tensor(np.random.default_rng(seed).permutation(len(theta)))
     rows = batch(theta, x)
     held_out = rows.take(order[:kept])
-    _, seconds = train(model, recipe, rows.take(order[kept:]), held_out, plan.batch, keeper)
+    trained = order[kept:]
+    weights = prior_weights(prior.cube(theta[trained])) if plan.prior_weights else None
+    rows, asked = rows.take(trained), Order(seed, plan.batch, weights=weights)
+    _, seconds = train(model, recipe, rows, held_out, asked, keeper)
     return model.posterior(), seconds
 
 
@@ -87,15 +92,15 @@ def train(
     recipe: Recipe,
     rows: Batch,
     held_out: Batch,
-    size: int,
+    order: Order,
     keeper: Keeper | None = None,
 ) -> tuple[float, float]:
-    """Train on batches of `size` rows in memory; return the last validation loss and processor seconds."""
-    if size > len(rows.theta):
-        raise ValueError(f"batch = {size} is more than the {len(rows.theta)} training rows")
+    """Train on rows in memory; return the last validation loss and processor seconds."""
+    if order.batch > len(rows.theta):
+        raise ValueError(f"batch = {order.batch} is more than the {len(rows.theta)} training rows")
     loop = Loop(model, recipe, held_out, Team())
     began = time.process_time()
-    loop.run(Resident(rows, Order(recipe.seed, size)).batches(0), keeper or _Watch())
+    loop.run(Resident(rows, order).batches(0), keeper or _Watch())
     seconds = time.process_time() - began
     loop.finish()
     return loop.curves[-1]["validation"], seconds

@@ -103,6 +103,7 @@ class Train(_Strict):
     clip: float | None = Field(None, gt=0)  # global gradient norm
     ema: float = Field(0.999, ge=0, lt=1)
     validation: float = Field(0.05, gt=0, lt=1)
+    prior_weights: bool = False  # rows seen as often as the prior asks, see `pipeline.row_weights`
     validate_every: int | None = Field(None, ge=1)  # steps
     patience: int | None = Field(None, ge=1)  # validations without improvement
     checkpoint_seconds: float = Field(30.0, gt=0)

@@ -21,6 +21,7 @@ from pipeline.errors import UsageError
 
 GOLDEN = 0x9E3779B97F4A7C15
 WORD = (1 << 64) - 1
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 UNIT_BYTES = 32 << 20  # rows that are read in one piece, as float32
 UNITS = 4  # pieces that are shuffled together
 READ_BYTES = 4 << 20  # one read, small enough for the cache
@@ -205,12 +206,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Order:
-    """What decides which rows a rank sees in a step; `batch` rows are seen by all ranks together."""
+    """What decides which rows a rank sees in a step; `batch` rows are seen by all ranks together.
+
+    Rows with weights are seen as often as these say, see `times`.
+    """
 
     seed: int
     batch: int
     rank: int = 0
     world: int = 1
+    weights: np.ndarray | None = None  # of the training rows, in the order of their ids
 
     @property
     def part(self) -> int:
@@ -220,6 +225,21 @@ class Order:
     def permutation(self, n: int, *key: int) -> Tensor:
         generator = torch.Generator().manual_seed(mix(self.seed, *key))
         return torch.randperm(n, generator=generator)
+
+
+def times(weights: np.ndarray, epoch: int) -> np.ndarray:
+    """Return how often an epoch has each row, (n,) of sum n, for weights (n,).
+
+    The number of row i is that of the whole numbers in an interval of length n w_i / sum w. The intervals lie
+    side by side and move by the golden ratio from epoch to epoch: the mean over epochs soon is this length.
+
+    Madow: On the Theory of Systematic Sampling, II (1949).
+    """
+    n, offset = len(weights), epoch * GOLDEN_RATIO % 1
+    ends = np.cumsum(weights)
+    ends *= n / ends[-1]
+    ends[-1] = n
+    return np.diff(np.floor(ends + offset).astype(np.int64), prepend=0)
 
 
 class Resident(IterableDataset):
@@ -240,7 +260,11 @@ class Resident(IterableDataset):
         order, n = self.order, len(self.rows.theta)
         epoch, first = divmod(step, self.steps)
         while True:
-            shuffled = order.permutation(n, epoch).to(self.rows.theta.device)
+            shuffled = order.permutation(n, epoch)
+            if order.weights is not None:
+                rows = np.repeat(np.arange(n), times(order.weights, epoch))
+                shuffled = torch.from_numpy(rows)[shuffled]
+            shuffled = shuffled.to(self.rows.theta.device)
             for k in range(first, self.steps):
                 start = k * order.batch + order.rank * order.part
                 yield self.rows.take(shuffled[start : start + order.part])
@@ -258,6 +282,10 @@ class Stream(IterableDataset):
         self.table, self.order = table, order
         self.pieces = table.units()
         self.sizes = np.array([len(positions) for _, positions in self.pieces])
+        self.weights = order.weights  # in the order of the pieces
+        if order.weights is not None:
+            ids = np.concatenate([view.ids[positions] for view, positions in self.pieces])
+            self.weights = order.weights[np.searchsorted(table.train, ids)]
         self.steps = len(table.train) // order.batch  # of an epoch
         self.window = min(self.steps, max(1, UNITS * table.unit_rows // order.part))  # in steps
         self.rows = self.window * order.part  # of a window
@@ -295,13 +323,25 @@ class Stream(IterableDataset):
         part, rank = self.order.part, self.order.rank
         begin = (rank * self.steps + first) * part
         end = (rank * self.steps + last) * part
-        shuffled = self.order.permutation(len(self.pieces), epoch).numpy()
-        ends = np.cumsum(self.sizes[shuffled])
+        pieces = self._pieces(epoch)
+        ends = np.cumsum([len(positions) for _, positions in pieces])
         chosen = []
         for k in range(int(np.searchsorted(ends, begin, "right")), len(ends)):
-            view, positions = self.pieces[shuffled[k]]
+            view, positions = pieces[k]
             start = ends[k] - len(positions)
             if start >= end:
                 break
-            chosen.append((view, positions[max(begin - start, 0) : end - start]))
+            if len(positions):  # weights may leave none
+                chosen.append((view, positions[max(begin - start, 0) : end - start]))
         return self.table.load(chosen, room), epoch, first
+
+    def _pieces(self, epoch: int) -> list[tuple[View, np.ndarray]]:
+        """Return the pieces in the order of an epoch, with the rows as often as it has them."""
+        pieces = self.pieces
+        if self.weights is not None:
+            each = np.split(times(self.weights, epoch), np.cumsum(self.sizes)[:-1])
+            pieces = [
+                (view, np.repeat(positions, number))
+                for (view, positions), number in zip(pieces, each, strict=True)
+            ]
+        return [pieces[k] for k in self.order.permutation(len(pieces), epoch)]

@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import estimators
 from pipeline.config import Config
 from pipeline.errors import PipelineError, Stopped, UsageError
 from pipeline.progress import Progress, duration, say
+from pipeline.row_weights import effective_share
 from pipeline.run import Run, write_whole
 from pipeline.stop import Stop
 from pipeline.training import checkpoint
@@ -28,6 +30,7 @@ from pipeline.training.loop import Loop, Team
 from pipeline.training.setup import Training
 
 DONE, POSTERIOR = "done.json", "posterior"
+EFFECTIVE = 0.8  # share of weighted rows; draws of the prior keep more than nine tenths
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ def _train(training: Training, stop: Stop, log: Callable[[Event], None]) -> None
     rows = f"{len(training.table.train)} rows, {len(training.table.validation)} for validation"
     where = "in memory" if training.resident else "streamed"
     say(f"train: {training.key}, {rows}, {where}")
+    if training.weights is not None:
+        _say_weights(training.weights)
     with Progress("train", training.recipe.steps, "steps") as progress:
 
         def handle(event: Event) -> None:
@@ -125,6 +130,12 @@ def _train(training: Training, stop: Stop, log: Callable[[Event], None]) -> None
             reason = fit_here(training, stop, handle)
     if reason:
         raise Stopped(f"train stopped by {reason}; repeat the same command to continue")
+
+
+def _say_weights(weights: np.ndarray) -> None:
+    share = effective_share(weights)
+    doubt = "" if share > EFFECTIVE else "; are the parameters draws of the prior?"
+    say(f"train: rows are weighted by the prior and count as {share:.1%} of their number{doubt}")
 
 
 def fit_here(training: Training, stop: Stop, emit: Callable[[Event], None]) -> str:

@@ -41,6 +41,10 @@ class Distribution(ABC):
         """Return the values below which the shares u in (0, 1) of the distribution lie."""
 
     @abstractmethod
+    def cdf(self, value: Array) -> Array:
+        """Return the shares of the distribution that lie below values of the support."""
+
+    @abstractmethod
     def log_prob(self, value: ArrayLike) -> Array:
         """Return log p(v) with the shape of `value`; -inf outside the support."""
 
@@ -100,6 +104,9 @@ class Uniform(Distribution):
         value += self.low
         return value
 
+    def cdf(self, value: Array) -> Array:
+        return np.clip((value - self.low) / (self.high - self.low), 0, 1)
+
     def log_prob(self, value: ArrayLike) -> Array:
         v = np.asarray(value, dtype=float)
         inside = (v >= self.low) & (v <= self.high)
@@ -125,6 +132,10 @@ class LogUniform(Distribution):
     def quantile(self, u: Array) -> Array:
         a, b = math.log(self.low), math.log(self.high)
         return np.clip(np.exp(a + (b - a) * u), self.low, self.high)
+
+    def cdf(self, value: Array) -> Array:
+        a, b = math.log(self.low), math.log(self.high)
+        return np.clip((np.log(value) - a) / (b - a), 0, 1)
 
     def log_prob(self, value: ArrayLike) -> Array:
         v = np.asarray(value, dtype=float)
@@ -159,6 +170,12 @@ class Normal(Distribution):
         value: Array = self.mean + self.std * ndtri(u)
         return value
 
+    def cdf(self, value: Array) -> Array:
+        from scipy.special import ndtr
+
+        share: Array = ndtr((value - self.mean) / self.std)
+        return share
+
     def log_prob(self, value: ArrayLike) -> Array:
         z = (np.asarray(value, dtype=float) - self.mean) / self.std
         return -0.5 * z * z - LOG_SQRT_2PI - math.log(self.std)
@@ -185,6 +202,9 @@ class LogNormal(Distribution):
 
     def quantile(self, u: Array) -> Array:
         return np.exp(Normal(self.mean, self.std).quantile(u))
+
+    def cdf(self, value: Array) -> Array:
+        return Normal(self.mean, self.std).cdf(np.log(value))
 
     def log_prob(self, value: ArrayLike) -> Array:
         v = np.asarray(value, dtype=float)
@@ -238,6 +258,17 @@ class TruncatedNormal(Distribution):
             log_cdf = np.logaddexp(log_ndtr(a) + np.log1p(-u), log_ndtr(b) + np.log(u))
         z = ndtri_exp(log_cdf)
         return np.clip(self.mean + sign * self.std * z, self.low, self.high)
+
+    def cdf(self, value: Array) -> Array:
+        from scipy.special import log_ndtr
+
+        a, _, sign = self._lower_tail()
+        z = np.maximum(sign * (value - self.mean) / self.std, a)
+        below = log_ndtr(z)
+        with np.errstate(divide="ignore"):  # nothing lies below the bound
+            share = np.exp(below + np.log(-np.expm1(log_ndtr(a) - below)) - self.log_mass())
+        share = np.clip(share, 0, 1)
+        return share if sign > 0 else 1 - share
 
     def log_mass(self) -> float:
         """Return log Z."""

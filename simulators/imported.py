@@ -36,6 +36,9 @@ class Unknown(Distribution):
     def quantile(self, u: Array) -> NoReturn:
         raise ValueError(READY_MADE)
 
+    def cdf(self, value: Array) -> NoReturn:
+        raise ValueError(READY_MADE)
+
     def log_prob(self, value: ArrayLike) -> NoReturn:
         raise ValueError("the prior of imported simulations is not known: give one at the import")
 

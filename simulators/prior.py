@@ -43,11 +43,15 @@ class Prior(ABC):
 
     @property
     def has_quantile(self) -> bool:
-        """Whether there is a `quantile`."""
+        """Whether there are a `quantile` and its inverse, `cube`."""
         return False
 
     def quantile(self, u: Array) -> Array:
         """Return theta (n, D) for u (n, D): distributed as the prior where u is uniform on (0, 1)^D."""
+        raise NotImplementedError(f"{type(self).__name__} has no quantile")
+
+    def cube(self, theta: Array) -> Array:
+        """Return u (n, D), uniform on (0, 1)^D where theta (n, D) has the prior: the inverse of `quantile`."""
         raise NotImplementedError(f"{type(self).__name__} has no quantile")
 
     @abstractmethod
@@ -127,6 +131,10 @@ class Independent(Prior):
     def quantile(self, u: Array) -> Array:
         columns = zip(self.distributions.values(), u.T, strict=True)
         return np.stack([distribution.quantile(column) for distribution, column in columns], axis=1)
+
+    def cube(self, theta: Array) -> Array:
+        columns = zip(self.distributions.values(), theta.T, strict=True)
+        return np.stack([distribution.cdf(column) for distribution, column in columns], axis=1)
 
     def log_prob(self, theta: ArrayLike) -> Array:
         rows = self._rows(theta)
@@ -236,10 +244,20 @@ class MultivariateNormal(Prior):
     def quantile(self, u: Array) -> Array:
         from scipy.special import ndtri
 
-        if not self.has_quantile:
-            raise NotImplementedError("a multivariate normal with bounds has no quantile")
+        self._check_unbounded()
         theta: Array = self.mean + ndtri(u) @ self._factor.T
         return theta
+
+    def cube(self, theta: Array) -> Array:
+        from scipy.special import ndtr
+
+        self._check_unbounded()
+        u: Array = ndtr(np.linalg.solve(self._factor, (theta - self.mean).T).T)
+        return u
+
+    def _check_unbounded(self) -> None:
+        if self._bounded:
+            raise NotImplementedError("a multivariate normal with bounds has no quantile")
 
     def log_prob(self, theta: ArrayLike) -> Array:
         rows = self._rows(theta)

@@ -47,10 +47,16 @@ class Index:
 
     def hashes(self, entries: np.ndarray) -> np.ndarray:
         """Return the row hashes (n, 2) of entries (positions, increasing)."""
-        hashes = np.zeros((len(entries), 2), np.uint64)
+        return self._column("hash", entries, np.zeros((len(entries), 2), np.uint64))
+
+    def theta(self, entries: np.ndarray, parameters: int) -> np.ndarray:
+        """Return the parameters (n, D) of entries (positions, increasing)."""
+        return self._column("theta", entries, np.zeros((len(entries), parameters)))
+
+    def _column(self, name: str, entries: np.ndarray, room: np.ndarray) -> np.ndarray:
         for shard, found in self.by_shard(entries):
-            hashes[np.searchsorted(entries, found)] = shard.read("hash")[self.row[found]]
-        return hashes
+            room[np.searchsorted(entries, found)] = shard.read(name)[self.row[found]]
+        return room
 
     def by_shard(self, entries: np.ndarray) -> Iterator[tuple[Shard, np.ndarray]]:
         """Yield each shard that holds some of the entries (positions, increasing) with those."""

@@ -251,6 +251,12 @@ class Store:
         order = np.argsort(rows.ids)
         return rows.take(order[np.searchsorted(rows.ids, ids, sorter=order)])
 
+    def parameters(self, budget: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids (n,), sorted, and the parameters (n, D) of all rows, whatever their outcome."""
+        index = self.index
+        entries = np.arange(index.below(budget).stop)
+        return index.ids[entries], index.theta(entries, len(self.names))
+
     def failures(self, budget: int | None = None) -> list[FailureRow]:
         """Return the rows that are not ok, in id order."""
         index = self.index

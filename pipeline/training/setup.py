@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +24,9 @@ import estimators
 from estimators.network.base import FreeForm
 from estimators.registry import resolve
 from pipeline.config import Config
-from pipeline.dataset import Batch, Order, Resident, Stream, Table, mix
+from pipeline.dataset import Batch, Order, Resident, Stream, Table, mix, validates
 from pipeline.errors import UsageError
+from pipeline.row_weights import prior_weights
 from pipeline.run import Run
 from pipeline.store import Store
 from pipeline.training.loop import Loop, Recipe, Team
@@ -109,6 +111,8 @@ class Training:
             "compile": train.compile,
             "validation": train.validation,
         }
+        if train.prior_weights:  # keys of trainings without weights stay what they were
+            content["prior_weights"] = True
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         name = re.sub(r"[^\w-]", "_", estimator.name)
         return f"{self.config.budget}-{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -157,8 +161,31 @@ class Training:
         spec = self.store.identity.get("prior") or simulator.get("prior")
         return prior_from(spec) if spec else None
 
+    @cached_property
+    def weights(self) -> np.ndarray | None:
+        """Weights of the training rows that `train.prior_weights` asks for, (n,); None without.
+
+        Simulations that failed count as well: parameters whose simulations succeed need not have the prior.
+
+        Raises:
+            UsageError: the prior is not known, or no functions with known means are.
+        """
+        if not self.config.train.prior_weights:
+            return None
+        prior = self._prior()
+        if prior is None or not prior.has_quantile:
+            raise UsageError(
+                "train.prior_weights=true needs a prior with quantiles: independent parameters, or a "
+                f"multivariate normal without bounds. The prior is {prior or 'not known'}"
+            )
+        ids, theta = self.store.parameters(self.config.budget)
+        counted = ~validates(ids, self.table.share)
+        weights = prior_weights(prior.cube(theta[counted]))
+        return weights[np.searchsorted(ids[counted], self.table.train)]
+
     def batches(self, team: Team) -> Resident | Stream:
-        order = Order(self.config.seed, self.config.train.batch_size, team.rank, team.world)
+        train = self.config.train
+        order = Order(self.config.seed, train.batch_size, team.rank, team.world, self.weights)
         if not self.resident:
             return Stream(self.table, order)
         rows = self.table.gather(self.table.train)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline import dataset
-from pipeline.dataset import Order, Resident, Stream, Table, mix, validates
+from pipeline.dataset import Order, Resident, Stream, Table, mix, times, validates
 from pipeline.errors import UsageError
 from pipeline.store import Store
 
@@ -108,6 +108,42 @@ def test_batches_in_memory_do_not_depend_on_the_number_of_ranks(table):
     steps = len(table.train) // BATCH
     epoch = ids_of(islice(Resident(rows, Order(5, BATCH)).batches(steps), steps))
     assert len(set(epoch)) == steps * BATCH
+
+
+def test_an_epoch_has_weighted_rows_as_often_as_their_weights_say():
+    weights = np.array([0.0, 0.3, 1.0, 2.5, 1.2])
+    counts = np.array([times(weights, epoch) for epoch in range(1000)])
+    assert set(counts.sum(1)) == {5}
+    assert (np.abs(counts - weights) < 1).all()
+    np.testing.assert_allclose(counts.mean(0), weights, atol=0.003)
+    assert (times(np.full(7, 3.0), 4) == 1).all()  # equal weights: each row once
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("kind", [Resident, Stream])
+def test_weighted_rows_are_seen_as_often_as_their_weights_say(table, kind, world):
+    weights = np.random.default_rng(0).uniform(0.5, 1.5, len(table.train))
+    weights[:100] = 0  # whole pieces
+    weights /= weights.mean()
+    rows = table.gather(table.train) if kind is Resident else table
+    orders = [Order(5, BATCH, rank, world, weights) for rank in range(world)]
+    parts = [kind(rows, order) for order in orders]
+    steps, epochs = len(table.train) // BATCH, 40
+    seen = [row for part in parts for row in ids_of(islice(part.batches(0), epochs * steps))]
+    counts = np.bincount(seen, minlength=N)[table.train] / epochs
+    assert len(seen) == epochs * steps * BATCH
+    assert (counts[:100] == 0).all()
+    assert np.abs(counts - weights).max() < 0.3  # of an epoch the last rows are left out
+    assert np.abs(counts - weights).mean() < 0.05
+
+
+@pytest.mark.parametrize("step", [1, 29, 61])
+def test_weighted_streaming_continues_anywhere(table, step):
+    weights = np.random.default_rng(1).uniform(0, 2, len(table.train))
+    order = Order(5, BATCH, 1, 2, weights)
+    whole = [batch.theta for batch in islice(Stream(table, order), 70)]
+    rest = [batch.theta for batch in islice(Stream(table, order).batches(step), 70 - step)]
+    assert all(torch.equal(a, b) for a, b in zip(whole[step:], rest, strict=True))
 
 
 def test_ragged_outputs_are_padded_to_the_longest_of_the_budget_with_a_mask(tmp_path):

@@ -14,32 +14,36 @@ import torch
 import estimators
 from pipeline.config import build
 from pipeline.errors import PipelineError, Stopped, UsageError
+from pipeline.row_weights import prior_weights
 from pipeline.run import Run
 from pipeline.stop import Stop
-from pipeline.store import Rows, Schema, Spool, Store
+from pipeline.store import Outcome, Rows, Schema, Spool, Store
 from pipeline.train import TrainResult, train
 from pipeline.training.setup import Training, _graphed
-from simulators import Independent, Uniform
+from simulators import Independent, MultivariateNormal, Uniform
 
 N = 600
 SMALL = {"width": 16, "depth": 1}
 
 
-def make_run(path, n=N, held=N):
+BOX = Independent({"a": Uniform(-1, 1), "b": Uniform(-1, 1)})
+
+
+def make_run(path, n=N, held=N, prior=BOX, fails=lambda theta: np.zeros(len(theta), bool)):
     """A run whose training store holds the first `held` of n simulations: x = theta + noise."""
     rng = np.random.default_rng(0)
     theta = rng.uniform(-1, 1, (n, 2))
     x = {"x": (theta + 0.1 * rng.normal(size=(n, 2)))[:, [0, 1, 1]]}
     run = Run(path)
-    prior = Independent({"a": Uniform(-1, 1), "b": Uniform(-1, 1)})
     schema = Schema({"x": ("<f8", (3,))})
-    store = Store.create(run.store("train"), {"simulator": {"prior": prior.spec()}}, schema, 8192)
+    identity = {"simulator": {"prior": prior.spec()}} if prior else {"names": ["a", "b"]}
+    store = Store.create(run.store("train"), identity, schema, 8192)
     with store.writer() as writer, Spool(writer.spool_directory, "a", schema, 100) as spool:
-        done = np.zeros(held)
+        outcome = np.where(fails(theta[:held]), Outcome.FAILED, Outcome.OK).astype(np.uint8)
         spool.append(
             Rows(
                 *(np.arange(held), theta[:held], {"x": x["x"][:held]}, {}),
-                *(done.astype(np.uint8), done.astype(np.float32)),
+                *(outcome, np.zeros(held, np.float32)),
             )
         )
     return run
@@ -288,3 +292,44 @@ def test_compiling_needs_a_compiler(run, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UsageError, match=r"train\.compile.*C\+\+ compiler"):
         train(configure(compile=True), run, stop=Stop())
+
+
+def test_weighted_rows_make_a_training_of_their_own(run, capsys):
+    plain, weighted = configure(steps=20), configure(steps=20, prior_weights=True)
+    results = [train(config, run, stop=Stop()) for config in (plain, weighted)]
+    assert results[0].key != results[1].key
+    assert not same(*map(weights, results))
+    assert "rows are weighted by the prior and count as 9" in capsys.readouterr().err
+    found = Training(weighted, run).weights
+    assert len(found) == results[1].train_rows
+    assert found.mean() == pytest.approx(1)
+    assert Training(plain, run).weights is None
+
+
+def test_simulations_that_failed_keep_the_others_from_standing_in_for_them(tmp_path):
+    """Where a > 0.5 all fail: rows at a = 0.4 must not be seen more often for that."""
+    run = make_run(tmp_path / "run", fails=lambda theta: theta[:, 0] > 0.5)
+    training = Training(configure(prior_weights=True), run)
+    near = training.table.gather(training.table.train).theta[:, 0].numpy() > 0.3
+    assert len(training.weights) == len(near) < 0.8 * N
+    assert training.weights[near].mean() < 1.2
+    ids, theta = training.store.parameters(N)
+    assert len(ids) == N
+    ok_only = prior_weights(BOX.cube(theta[training.table.train]))
+    assert ok_only[near].mean() > 1.5
+
+
+@pytest.mark.parametrize(
+    "prior", [None, MultivariateNormal(["a", "b"], [0, 0], np.eye(2), [-1, -1], [1, 1])]
+)
+def test_weights_without_the_prior_s_quantiles_are_refused(tmp_path, prior):
+    run = make_run(tmp_path / "run", prior=prior)
+    with pytest.raises(UsageError, match=r"prior_weights=true needs a prior.*not known|prior is M"):
+        train(configure(prior_weights=True), run, stop=Stop())
+
+
+def test_parameters_that_are_not_draws_of_the_prior_are_doubted(tmp_path, capsys):
+    wide = Independent({"a": Uniform(-3, 3), "b": Uniform(-1, 1)})
+    run = make_run(tmp_path / "run", prior=wide)
+    train(configure(steps=2, prior_weights=True), run, stop=Stop())
+    assert "are the parameters draws of the prior?" in capsys.readouterr().err

@@ -63,8 +63,26 @@ def test_quantiles_increase_and_are_those_of_the_distribution(mine, theirs):
 
 
 @each
+def test_shares_below_are_those_of_the_distribution_and_invert_quantiles(mine, theirs):
+    u = np.array([2.0**-33, 1e-4, 0.1, 0.5, 0.9, 1 - 1e-4, 1 - 2.0**-33])
+    values = mine.quantile(u)
+    np.testing.assert_allclose(mine.cdf(values), theirs.cdf(values), rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(mine.cdf(values), u, rtol=1e-6, atol=1e-12)
+    bounds = [bound for bound in mine.support if math.isfinite(bound) and bound > 0]
+    assert all(mine.cdf(np.array([bound])) in (0, 1) for bound in bounds)
+
+
+@each
 def test_spec_is_json_and_inverts(mine, theirs):
     assert distribution_from("mu", json.loads(json.dumps(mine.spec(), allow_nan=False))) == mine
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("bound", [5.0, 12.0, 37.0, 300.0])
+def test_shares_below_far_in_a_tail(bound, sign):
+    mine = TruncatedNormal(0, 1, **({"low": bound} if sign > 0 else {"high": -bound}))
+    u = np.linspace(0.01, 0.99, 9)
+    np.testing.assert_allclose(mine.cdf(mine.quantile(u)), u, rtol=1e-5)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

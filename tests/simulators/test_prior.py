@@ -79,9 +79,12 @@ def test_quantiles_of_even_points_have_the_prior_s_moments(name: str):
     if not prior.has_quantile:
         with pytest.raises(NotImplementedError, match="no quantile"):
             prior.quantile(np.full((1, len(prior.names)), 0.5))
+        with pytest.raises(NotImplementedError, match="no quantile"):
+            prior.cube(np.full((1, len(prior.names)), 0.5))
         return
     even = stats.qmc.Sobol(len(prior.names), rng=0).random(2**15) + 2.0**-31
     theta = prior.quantile(even)
+    np.testing.assert_allclose(prior.cube(theta), even, atol=1e-9)
     draws = prior.sample(np.random.default_rng(3), 400_000)
     spread = draws.std(axis=0)
     assert np.all(np.abs(theta.mean(0) - draws.mean(0)) < 0.01 * spread)
