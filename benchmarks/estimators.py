@@ -7,7 +7,8 @@ MaxECE is that of the 100 sets and, steadier, of 1000 others; beside each what a
 below in 95 %.
 
 The parameters of the simulations are independent draws, as all peers have them; `--design sobol` takes points
-of a scrambled Sobol sequence, as a run with that design does.
+of a scrambled Sobol sequence, as a run with that design does. Rows are weighted by the prior, as a run does
+unless told otherwise; `--no-prior-weights` sees all alike.
 
 A seed decides the simulations, the weights and the order of training. Every trained posterior adds one
 line to `--out`; what is there already is not repeated, so that a run can be continued.
@@ -261,7 +262,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--passes", nargs="+", type=int, help="in place of the method's own")
     parser.add_argument("--design", default="random", choices=["random", "sobol"])
-    parser.add_argument("--prior-weights", action="store_true", help="weighted rows")
+    parser.add_argument("--prior-weights", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--definitions", nargs="+", default=["paper", "sbibm"])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--table", action="store_true")
@@ -301,13 +302,14 @@ def table(lines: list[dict[str, Any]]) -> str:
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
         for passes, values in line["passes"].items():
-            key = line["task"], line["budget"], line["design"], line["method"], passes
+            weights = "prior" if line["plan"].get("prior_weights") else "none"
+            key = line["task"], line["budget"], line["design"], weights, line["method"], passes
             cells[key].append({**values, "training_seconds": line["training_seconds"]})
     columns = (
         *("c2st_paper", "c2st_sbibm", "max_ece", "ece_band", f"max_ece_{MANY}", f"ece_{MANY}_band"),
         *("seconds_per_1000", "training_seconds"),
     )
-    head = ["task", "budget", "design", "method", "passes", "seeds", *columns]
+    head = ["task", "budget", "design", "weights", "method", "passes", "seeds", *columns]
     text = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for key, found in cells.items():
         shown = [_mean([v[c] for v in found if c in v], c) for c in columns]

@@ -33,7 +33,7 @@ class Plan:
     ema: float = 0.999
     validation: float = 0.05
     patience: int | None = None
-    prior_weights: bool = False
+    prior_weights: bool = True  # where the prior has quantiles, as in the product
 
 
 def fit(
@@ -80,10 +80,9 @@ def fit(
     order = torch.as_tensor(np.random.default_rng(seed).permutation(len(theta)))
     rows = batch(theta, x)
     held_out = rows.take(order[:kept])
-    trained = order[kept:]
-    weights = prior_weights(prior.cube(theta[trained])) if plan.prior_weights else None
-    rows, asked = rows.take(trained), Order(seed, plan.batch, weights=weights)
-    _, seconds = train(model, recipe, rows, held_out, asked, keeper)
+    weighted, trained = plan.prior_weights and prior.has_quantile, order[kept:]
+    weights = prior_weights(prior.cube(theta[trained])) if weighted else None
+    _, seconds = train(model, recipe, rows.take(trained), held_out, plan.batch, keeper, weights)
     return model.posterior(), seconds
 
 
@@ -92,14 +91,16 @@ def train(
     recipe: Recipe,
     rows: Batch,
     held_out: Batch,
-    order: Order,
+    size: int,
     keeper: Keeper | None = None,
+    weights: np.ndarray | None = None,
 ) -> tuple[float, float]:
-    """Train on rows in memory; return the last validation loss and processor seconds."""
-    if order.batch > len(rows.theta):
-        raise ValueError(f"batch = {order.batch} is more than the {len(rows.theta)} training rows")
+    """Train on batches of `size` rows in memory; return the last validation loss and processor seconds."""
+    if size > len(rows.theta):
+        raise ValueError(f"batch = {size} is more than the {len(rows.theta)} training rows")
     loop = Loop(model, recipe, held_out, Team())
     began = time.process_time()
+    order = Order(recipe.seed, size, weights=weights)
     loop.run(Resident(rows, order).batches(0), keeper or _Watch())
     seconds = time.process_time() - began
     loop.finish()

@@ -103,7 +103,7 @@ class Train(_Strict):
     clip: float | None = Field(None, gt=0)  # global gradient norm
     ema: float = Field(0.999, ge=0, lt=1)
     validation: float = Field(0.05, gt=0, lt=1)
-    prior_weights: bool = False  # rows seen as often as the prior asks, see `pipeline.row_weights`
+    prior_weights: bool | None = None  # none: where the prior has quantiles; `pipeline.row_weights`
     validate_every: int | None = Field(None, ge=1)  # steps
     patience: int | None = Field(None, ge=1)  # validations without improvement
     checkpoint_seconds: float = Field(30.0, gt=0)
@@ -403,8 +403,11 @@ def _check_names(config: Config) -> None:
     import estimators
     import evaluation
     from estimators.preprocessing import steps_of
+    from pipeline.row_weights import require_quantiles
 
-    simulator_of(config)
+    prior = simulator_of(config).prior
+    if config.train.prior_weights:
+        require_quantiles("train.prior_weights=true", prior)
     for group, key, names in (
         (estimators, "estimator.name", (config.estimator.name,)),
         (evaluation, "evaluate.metrics", config.evaluate.metrics),

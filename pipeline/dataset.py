@@ -56,6 +56,9 @@ class View(Protocol):
     def column(self, name: str) -> np.ndarray: ...
 
 
+Pieces = list[tuple[View, np.ndarray]]  # shards with positions of rows
+
+
 def mix(*parts: int) -> int:
     """Return 63 bits that follow from whole numbers through splitmix64.
 
@@ -148,7 +151,7 @@ class Table:
                 self._read(view, positions, columns, at[positions])
         return self._tensors(columns)
 
-    def units(self) -> list[tuple[View, np.ndarray]]:
+    def units(self) -> Pieces:
         """Return the pieces that streaming reads: a shard and positions of its training rows."""
         pieces = []
         for view in self.views:
@@ -157,7 +160,7 @@ class Table:
             pieces += [(view, positions[cut : cut + self.unit_rows]) for cut in cuts]
         return pieces
 
-    def load(self, pieces: Sequence[tuple[View, np.ndarray]], columns: Columns) -> Batch:
+    def load(self, pieces: Pieces, columns: Columns) -> Batch:
         """Return the rows at positions of shards, one piece behind the other, in allocated room."""
         start = 0
         for view, positions in pieces:
@@ -309,21 +312,23 @@ class Stream(IterableDataset):
                 for start in range(skip * part, len(rows.theta), part):
                     yield rows.take(shuffled[start : start + part])
 
-    def _windows(self, step: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (epoch, first step, step behind the last) from the window that holds `step`."""
+    def _windows(self, step: int) -> Iterator[tuple[int, int, int, Pieces]]:
+        """Yield (epoch, first step, step behind the last, pieces) from the window that holds `step`."""
         epoch, within = divmod(step, self.steps)
         first = within - within % self.window
         while True:
+            pieces = self._pieces(epoch)
             for start in range(first, self.steps, self.window):
-                yield epoch, start, min(start + self.window, self.steps)
+                yield epoch, start, min(start + self.window, self.steps), pieces
             epoch, first = epoch + 1, 0
 
-    def _load(self, epoch: int, first: int, last: int, room: Columns) -> tuple[Batch, int, int]:
+    def _load(
+        self, epoch: int, first: int, last: int, pieces: Pieces, room: Columns
+    ) -> tuple[Batch, int, int]:
         """Read the rows of steps first..last of this rank into `room`."""
         part, rank = self.order.part, self.order.rank
         begin = (rank * self.steps + first) * part
         end = (rank * self.steps + last) * part
-        pieces = self._pieces(epoch)
         ends = np.cumsum([len(positions) for _, positions in pieces])
         chosen = []
         for k in range(int(np.searchsorted(ends, begin, "right")), len(ends)):
@@ -335,7 +340,7 @@ class Stream(IterableDataset):
                 chosen.append((view, positions[max(begin - start, 0) : end - start]))
         return self.table.load(chosen, room), epoch, first
 
-    def _pieces(self, epoch: int) -> list[tuple[View, np.ndarray]]:
+    def _pieces(self, epoch: int) -> Pieces:
         """Return the pieces in the order of an epoch, with the rows as often as it has them."""
         pieces = self.pieces
         if self.weights is not None:

@@ -10,11 +10,15 @@ Deville, Saerndal: Calibration Estimators in Survey Sampling (1992).
 from __future__ import annotations
 
 from itertools import combinations_with_replacement, count
+from math import comb
 
 import numpy as np
 
-SHARE = 1 / 32  # functions for each row: the effective number of rows falls by about as much
-MOST = 512  # functions
+from pipeline.errors import UsageError
+from simulators import Prior
+
+SHARE = 1 / 16  # functions for each row: the effective number of rows falls by about as much
+MOST = 256  # functions
 ROWS = 65_536  # at a time
 
 
@@ -42,6 +46,16 @@ def prior_weights(u: np.ndarray, share: float = SHARE) -> np.ndarray:
     return np.asarray(weights / weights.mean())
 
 
+def require_quantiles(what: str, prior: Prior | None) -> Prior:
+    """Return the prior; `UsageError` that `what` needs one with quantiles, where this is none."""
+    if prior is None or not prior.has_quantile:
+        raise UsageError(
+            f"{what} needs a prior with quantiles: independent parameters, or a multivariate normal "
+            f"without bounds. The prior is {prior or 'not known'}"
+        )
+    return prior
+
+
 def effective_share(weights: np.ndarray) -> float:
     """Return the effective number of weighted rows beside their number, (mean w)^2 / mean w^2 (Kish 1965)."""
     return float(np.mean(weights) ** 2 / np.mean(np.square(weights)))
@@ -51,11 +65,10 @@ def frequencies(size: int, most: int) -> np.ndarray:
     """Return all k (m, D) up to the largest sum for which m is at most `most`, without k = 0."""
     chosen: list[np.ndarray] = []
     for order in count(1):
-        indices = combinations_with_replacement(range(size), order)
-        more = [np.bincount(index, minlength=size) for index in indices]
-        if len(chosen) + len(more) > most:
+        if len(chosen) + comb(size + order - 1, order) > most:
             break
-        chosen += more
+        indices = combinations_with_replacement(range(size), order)
+        chosen += [np.bincount(index, minlength=size) for index in indices]
     return np.array(chosen, int).reshape(-1, size)
 
 

@@ -26,7 +26,7 @@ from estimators.registry import resolve
 from pipeline.config import Config
 from pipeline.dataset import Batch, Order, Resident, Stream, Table, mix, validates
 from pipeline.errors import UsageError
-from pipeline.row_weights import prior_weights
+from pipeline.row_weights import prior_weights, require_quantiles
 from pipeline.run import Run
 from pipeline.store import Store
 from pipeline.training.loop import Loop, Recipe, Team
@@ -111,7 +111,7 @@ class Training:
             "compile": train.compile,
             "validation": train.validation,
         }
-        if train.prior_weights:  # keys of trainings without weights stay what they were
+        if self.weighted:  # keys of trainings without weights stay what they were
             content["prior_weights"] = True
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         name = re.sub(r"[^\w-]", "_", estimator.name)
@@ -162,22 +162,23 @@ class Training:
         return prior_from(spec) if spec else None
 
     @cached_property
+    def weighted(self) -> bool:
+        """Whether rows are weighted: as asked, else where the prior has quantiles."""
+        asked, prior = self.config.train.prior_weights, self._prior()
+        return asked if asked is not None else prior is not None and prior.has_quantile
+
+    @cached_property
     def weights(self) -> np.ndarray | None:
-        """Weights of the training rows that `train.prior_weights` asks for, (n,); None without.
+        """Weights by which low frequencies of the parameters are those of the prior, (n,), or None.
 
         Simulations that failed count as well: parameters whose simulations succeed need not have the prior.
 
         Raises:
-            UsageError: the prior is not known, or no functions with known means are.
+            UsageError: weights are asked for, and the prior is not known or has no quantiles.
         """
-        if not self.config.train.prior_weights:
+        if not self.weighted:
             return None
-        prior = self._prior()
-        if prior is None or not prior.has_quantile:
-            raise UsageError(
-                "train.prior_weights=true needs a prior with quantiles: independent parameters, or a "
-                f"multivariate normal without bounds. The prior is {prior or 'not known'}"
-            )
+        prior = require_quantiles("train.prior_weights=true", self._prior())
         ids, theta = self.store.parameters(self.config.budget)
         counted = ~validates(ids, self.table.share)
         weights = prior_weights(prior.cube(theta[counted]))
@@ -202,6 +203,7 @@ class Training:
             "training": self.key,
             "train_rows": len(self.table.train),
             "validation_rows": len(self.table.validation),
+            "prior_weights": self.weighted,
             "steps": loop.step,
             "best_validation_loss": loop.best_loss,
             "git_revision": git_revision(),

@@ -137,3 +137,15 @@ def test_an_unknown_name_is_met_with_a_close_one(tmp_path: Path, word: str, expe
     with pytest.raises(UsageError, match=f"did you mean '{expected}'"):
         resolve(run, source, [word])
     assert not run.path.exists()
+
+
+def test_weights_without_quantiles_are_refused_before_anything_is_simulated(tmp_path: Path) -> None:
+    source = tmp_path / "c.yaml"
+    normal = "name: multivariate_normal, mean: [0, 0], covariance: [[1, 0], [0, 1]]"
+    box = f"{{{normal}, names: [theta_1, theta_2], low: [-1, -1]}}"
+    source.write_text(f"name: a\nsimulator: two_moons\nprior: {box}\nbudget: 100\n")
+    run = Run(tmp_path / "run")
+    with pytest.raises(UsageError, match=r"prior_weights=true needs a prior with quantiles"):
+        resolve(run, source, ["train.prior_weights=true"])
+    assert not run.path.exists()
+    assert resolve(run, source).train.prior_weights is None

@@ -295,7 +295,7 @@ def test_compiling_needs_a_compiler(run, monkeypatch):
 
 
 def test_weighted_rows_make_a_training_of_their_own(run, capsys):
-    plain, weighted = configure(steps=20), configure(steps=20, prior_weights=True)
+    plain, weighted = configure(steps=20, prior_weights=False), configure(steps=20)
     results = [train(config, run, stop=Stop()) for config in (plain, weighted)]
     assert results[0].key != results[1].key
     assert not same(*map(weights, results))
@@ -326,6 +326,7 @@ def test_weights_without_the_prior_s_quantiles_are_refused(tmp_path, prior):
     run = make_run(tmp_path / "run", prior=prior)
     with pytest.raises(UsageError, match=r"prior_weights=true needs a prior.*not known|prior is M"):
         train(configure(prior_weights=True), run, stop=Stop())
+    assert Training(configure(), run).weights is None  # the default does without
 
 
 def test_parameters_that_are_not_draws_of_the_prior_are_doubted(tmp_path, capsys):
