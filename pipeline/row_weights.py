@@ -19,7 +19,7 @@ from simulators import Prior
 
 SHARE = 1 / 16  # functions for each row: the effective number of rows falls by about as much
 MOST = 256  # functions
-ROWS = 65_536  # at a time
+ROWS = 8_192  # at a time
 
 
 def prior_weights(u: np.ndarray, share: float = SHARE) -> np.ndarray:
@@ -39,10 +39,10 @@ def prior_weights(u: np.ndarray, share: float = SHARE) -> np.ndarray:
     """
     k = frequencies(u.shape[1], min(MOST, int(share * len(u))))
     parts = [u[start : start + ROWS] for start in range(0, len(u), ROWS)]
-    products = sum(phi.T @ phi for phi in (_cosines(part, k) for part in parts))
+    products = sum(phi @ phi.T for phi in (_cosines(part, k) for part in parts))
     wanted = np.eye(1, len(k) + 1)[0] * len(u)
     coefficients = np.linalg.lstsq(products, wanted, rcond=None)[0]
-    weights = np.concatenate([np.maximum(_cosines(part, k) @ coefficients, 0) for part in parts])
+    weights = np.concatenate([np.maximum(coefficients @ _cosines(part, k), 0) for part in parts])
     return np.asarray(weights / weights.mean())
 
 
@@ -73,9 +73,11 @@ def frequencies(size: int, most: int) -> np.ndarray:
 
 
 def _cosines(u: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """Return 1 and phi_k(u), shape (n, 1 + m)."""
-    phi = np.ones((len(u), 1 + len(k)))
-    for j, column in enumerate(u.T):
-        powers = np.cos(np.pi * np.outer(column, np.arange(k[:, j].max(initial=0) + 1)))
-        phi[:, 1:] *= powers[:, k[:, j]]
+    """Return 1 and phi_k(u), shape (1 + m, n)."""
+    phi = np.ones((1 + len(k), len(u)))
+    for column, powers in zip(u.T, k.T, strict=True):
+        cosines = np.cos(np.pi * np.outer(np.arange(powers.max(initial=0) + 1), column))
+        for row, power in zip(phi[1:], powers, strict=True):
+            if power:
+                row *= cosines[power]
     return phi
