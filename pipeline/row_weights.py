@@ -79,5 +79,5 @@ def _cosines(u: np.ndarray, k: np.ndarray) -> np.ndarray:
         cosines = np.cos(np.pi * np.outer(np.arange(powers.max(initial=0) + 1), column))
         for row, power in zip(phi[1:], powers, strict=True):
             if power:
-                row *= cosines[power]
+                np.multiply(row, cosines[power], out=row)
     return phi
