@@ -11,6 +11,10 @@ One network pass gives a draw, f(T z, T); each further one adds noise again and 
 
     u_{k+1} = f(u_k + sqrt(t_k^2 - epsilon^2) z_k, t_k),   T = t_0 > t_1 > ...
 
+Far from all training parameters f extrapolates, and a draw that is a little too far out may be thrown further
+by each pass. Between passes u is therefore kept within the range of the training parameters, and half its width
+beyond on either side.
+
 Song, Dhariwal, Chen, Sutskever: Consistency Models (2023), arXiv 2303.01469.
 """
 
@@ -18,12 +22,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from estimators.estimator import Estimator, within
+from estimators.estimator import Estimator, Problem, within
+
+BEYOND = 0.5  # widths of the training range
 
 
 def karras(intervals: int, epsilon: float, T: float, rho: float) -> Tensor:
@@ -66,6 +73,24 @@ class ConsistencyEstimator(Estimator):
     T: float
     rho: float
     steps: int
+    low: Tensor  # (D,), where u is kept between passes
+    high: Tensor
+
+    def __init__(self, problem: Problem, **settings: Any) -> None:
+        super().__init__(problem, **settings)
+        self.register_buffer("low", torch.full((problem.size,), -torch.inf))
+        self.register_buffer("high", torch.full((problem.size,), torch.inf))
+
+    def standardise(self, theta: Tensor, x: Mapping[str, Tensor]) -> None:
+        super().standardise(theta, x)
+        low, high = self.transform(theta).aminmax(dim=0)
+        self.low.copy_(low - BEYOND * (high - low))
+        self.high.copy_(high + BEYOND * (high - low))
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *others: Any) -> None:
+        for name in ("low", "high"):  # artefacts from before these were kept have no limits
+            state.setdefault(prefix + name, getattr(self, name))
+        super()._load_from_state_dict(state, prefix, *others)
 
     def jump(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
         """Return f(u_t, t; x), shape (rows, D).
@@ -87,6 +112,7 @@ class ConsistencyEstimator(Estimator):
         u = self._jump(first * self.noise(context, generator), context, first)
         for t in later:
             added = math.sqrt(t**2 - self.epsilon**2)
+            u = u.clamp(self.low, self.high)
             u = self._jump(u + added * self.noise(context, generator), context, t)
         return u
 

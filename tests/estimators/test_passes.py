@@ -29,10 +29,22 @@ class Half(ConsistencyEstimator):
         return exact * (WRONG if float(t) > 0.5 else 1.0)
 
 
+class Thrown(Half):
+    """Throws whatever is far out further, as a network may that extrapolates."""
+
+    def jump(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
+        return torch.where(noisy.abs() > 2, 3 * noisy, noisy)
+
+
 def rows() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     theta = 1.5 + SPREAD * rng.normal(size=(400, 2))
     return theta, testing.rows(400)[1]
+
+
+def tensors() -> tuple[Tensor, dict[str, Tensor]]:
+    theta, x = rows()
+    return torch.as_tensor(theta).float(), {k: torch.as_tensor(v).float() for k, v in x.items()}
 
 
 def posterior() -> Posterior:
@@ -71,3 +83,31 @@ def test_errors_name_what_is_wrong() -> None:
         best_times(posterior(), theta, x, 0)
     with pytest.raises(ValueError, match="theta has shape"):
         best_times(posterior(), theta[:3], x, 2)
+
+
+def test_draws_that_leave_the_training_range_are_not_thrown_further_by_each_pass() -> None:
+    theta, x = tensors()
+    model = Thrown(testing.make("npse", width=8, depth=0).problem)
+    generator = torch.Generator().manual_seed(0)
+    context = torch.zeros(2000, model.summary.width)
+    times = [3.0, *torch.linspace(0.5, 0.01, 30).tolist()]
+    free = model.draw(context, generator, times)
+    assert free.abs().max() > 1e10
+    model.standardise(theta, x)
+    u = model.transform(theta)
+    low, high = u.amin(0), u.amax(0)
+    assert torch.equal(model.low, low - (high - low) / 2)
+    most = torch.maximum(model.low.abs(), model.high.abs()) + 4 * 0.5
+    kept = model.draw(context, generator, times)
+    assert (kept.abs() <= 3 * most).all()
+
+
+def test_limits_are_kept_in_an_artefact_and_not_asked_of_an_old_one() -> None:
+    model, other = (Half(testing.make("npse", width=8, depth=0).problem) for _ in range(2))
+    model.standardise(*tensors())
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.low, model.low)
+    old = {k: v for k, v in model.state_dict().items() if k not in ("low", "high")}
+    other = Half(model.problem)
+    other.load_state_dict(old)
+    assert other.high.isinf().all()

@@ -336,8 +336,13 @@ def test_more_than_the_cluster_has_is_refused_before_anything_is_written(models,
 
 def test_a_stop_keeps_what_is_finished_and_leaves_within_seconds(models, tmp_path):
     stop = Stop()
-    timer = threading.Timer(6, stop.request, ["SIGTERM"])
-    timer.start()
+
+    def when_running():
+        while len(calls(models)) < 20:
+            time.sleep(0.05)
+        stop.request("SIGTERM")
+
+    threading.Thread(target=when_running).start()
     with pytest.raises(Stopped, match="SIGTERM"):
         go(configure(models, "good", 100_000), tmp_path, stop=stop)
     done = store(tmp_path).counts(100_000)["done"]
