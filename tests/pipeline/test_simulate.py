@@ -334,15 +334,21 @@ def test_more_than_the_cluster_has_is_refused_before_anything_is_written(models,
     assert not (tmp_path / "run" / "store").exists()
 
 
-def test_a_stop_keeps_what_is_finished_and_leaves_within_seconds(models, tmp_path):
+def stop_after(models: Path, number: int, reason: str) -> Stop:
+    """Return a stop that is requested when so many simulations were called."""
     stop = Stop()
 
-    def when_running():
-        while len(calls(models)) < 20:
+    def wait() -> None:
+        while len(calls(models)) < number:
             time.sleep(0.05)
-        stop.request("SIGTERM")
+        stop.request(reason)
 
-    threading.Thread(target=when_running).start()
+    threading.Thread(target=wait, daemon=True).start()
+    return stop
+
+
+def test_a_stop_keeps_what_is_finished_and_leaves_within_seconds(models, tmp_path):
+    stop = stop_after(models, 20, "SIGTERM")
     with pytest.raises(Stopped, match="SIGTERM"):
         go(configure(models, "good", 100_000), tmp_path, stop=stop)
     done = store(tmp_path).counts(100_000)["done"]
@@ -352,14 +358,7 @@ def test_a_stop_keeps_what_is_finished_and_leaves_within_seconds(models, tmp_pat
 
 
 def test_a_stop_does_not_wait_for_a_simulation_stuck_in_c(models, tmp_path):
-    stop = Stop()
-
-    def when_running():
-        while not calls(models):
-            time.sleep(0.05)
-        stop.request("SIGINT")
-
-    threading.Thread(target=when_running).start()
+    stop = stop_after(models, 1, "SIGINT")
     asked = time.monotonic()
     with pytest.raises(Stopped):
         go(configure(models, "stuck", 4), tmp_path, stop=stop)
