@@ -85,7 +85,7 @@ def test_errors_name_what_is_wrong() -> None:
         best_times(posterior(), theta[:3], x, 2)
 
 
-def test_draws_that_leave_the_training_range_are_not_thrown_further_by_each_pass() -> None:
+def test_no_pass_takes_a_draw_out_of_the_training_range() -> None:
     theta, x = tensors()
     model = Thrown(testing.make("npse", width=8, depth=0).problem)
     generator = torch.Generator().manual_seed(0)
@@ -96,10 +96,24 @@ def test_draws_that_leave_the_training_range_are_not_thrown_further_by_each_pass
     model.standardise(theta, x)
     u = model.transform(theta)
     low, high = u.amin(0), u.amax(0)
-    assert torch.equal(model.low, low - (high - low) / 2)
-    most = torch.maximum(model.low.abs(), model.high.abs()) + 4 * 0.5
+    assert torch.equal(model.low, low - (high - low) / 4)
+    assert torch.equal(model.high, high + (high - low) / 4)
     kept = model.draw(context, generator, times)
-    assert (kept.abs() <= 3 * most).all()
+    assert ((kept >= model.low) & (kept <= model.high)).all()
+
+
+def test_a_draw_whose_pass_is_left_out_stays_where_it_was() -> None:
+    model = Thrown(testing.make("npse", width=8, depth=0).problem)
+    model.low.fill_(-4.0)
+    model.high.fill_(4.0)
+    context = torch.zeros(500, model.summary.width)
+    first = model.draw(context, torch.Generator().manual_seed(1), [1.0])
+    second = model.draw(context, torch.Generator().manual_seed(1), [1.0, 0.01])
+    stays = (second == first).all(1)
+    out = (first.abs() > 2.1).any(1)  # thrown to more than 6, by whatever noise of 0.01
+    assert out.any()
+    assert stays[out].all()
+    assert not stays[(first.abs() < 1.9).all(1)].any()
 
 
 def test_limits_are_kept_in_an_artefact_and_not_asked_of_an_old_one() -> None:
