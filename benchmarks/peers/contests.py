@@ -117,5 +117,5 @@ CONTESTS = (
         8192,
         (_planned("two_moons", 8192), *DEFAULTS, BAYESFLOW),
     ),
-    Contest("slcp", "slcp", 10_000, (_planned("slcp", 10_000), *DEFAULTS)),
+    Contest("slcp", "slcp", 10_000, (_planned("slcp", 10_000), *DEFAULTS, BAYESFLOW)),
 )
