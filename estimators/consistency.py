@@ -12,8 +12,8 @@ One network pass gives a draw, f(T z, T); each further one adds noise again and 
     u_{k+1} = f(u_k + sqrt(t_k^2 - epsilon^2) z_k, t_k),   T = t_0 > t_1 > ...
 
 Far from all training parameters f extrapolates, and a draw that is a little too far out may be thrown further
-by each pass. A pass that would take u out of the range of the training parameters, by more than a quarter of its
-width, is therefore left out for that draw.
+by each pass. Where a pass would take a parameter out of the range that it has in training, by more than a quarter
+of the width, it therefore keeps the value it had.
 
 Song, Dhariwal, Chen, Sutskever: Consistency Models (2023), arXiv 2303.01469.
 """
@@ -114,7 +114,7 @@ class ConsistencyEstimator(Estimator):
         for t in later:
             added = math.sqrt(t**2 - self.epsilon**2)
             moved = self._jump(u + added * self.noise(context, generator), context, t)
-            inside = ((moved >= self.low) & (moved <= self.high)).all(1, keepdim=True)
+            inside = (moved >= self.low) & (moved <= self.high)
             u = torch.where(inside, moved, u)
         return u
 
