@@ -190,7 +190,7 @@ class PaperCMPE(ConsistencyEstimator):
         return self.network.first.in_features + 3 * self.network.first.out_features
 
     def standardise(self, theta: Tensor, x: Mapping[str, Tensor]) -> None:
-        """Take means, scales, ranges and s from training rows.
+        """Take means, scales, ranges and s from training rows; draws have no limits, as the paper's have none.
 
         Raises:
             ValueError: outputs too large to be taken as they are.

@@ -57,7 +57,7 @@ def trained(name: str, **arguments: Any) -> Estimator:
         estimator.begin(number)
         optimiser = torch.optim.Adam(phase.parameters, lr=1e-2)
         for step in range(20):
-            theta, x = _tensors(*rows(64, seed=step))
+            theta, x = tensors(*rows(64, seed=step))
             optimiser.zero_grad()
             estimator.loss(theta, x, done + phase.share * step / 20).backward()
             optimiser.step()
@@ -68,7 +68,7 @@ def trained(name: str, **arguments: Any) -> Estimator:
 def loss_is_a_finite_number(name: str, **arguments: Any) -> None:
     """The loss is a finite scalar at the start, in the middle and at the end of training."""
     estimator = make(name, **arguments)
-    theta, x = _tensors(*rows())
+    theta, x = tensors(*rows())
     for progress in (0.0, 0.5, 1.0):
         loss = estimator.loss(theta, x, progress)
         assert loss.shape == (), f"loss has shape {tuple(loss.shape)}"
@@ -78,7 +78,7 @@ def loss_is_a_finite_number(name: str, **arguments: Any) -> None:
 def loss_depends_on_its_arguments_alone(name: str, **arguments: Any) -> None:
     """Equal weights, arguments and random state give an equal loss, whatever came before."""
     estimator = make(name, **arguments)
-    theta, x = _tensors(*rows())
+    theta, x = tensors(*rows())
     values = []
     for earlier in (0.0, 1.0):
         estimator.loss(theta, x, earlier)
@@ -91,7 +91,7 @@ def gradient_reaches_every_parameter(name: str, **arguments: Any) -> None:
     """Every parameter gets a finite gradient that is not zero everywhere, and only in its phase."""
     estimator, done = trained(name, **arguments), 0.0
     keys = {parameter: key for key, parameter in estimator.named_parameters()}
-    theta, x = _tensors(*rows())
+    theta, x = tensors(*rows())
     left = set(keys)
     for phase in estimator.phases:
         estimator.zero_grad()
@@ -112,7 +112,7 @@ def gradient_reaches_every_parameter(name: str, **arguments: Any) -> None:
 def examples_are_rows_that_are_learned_from(name: str, **arguments: Any) -> None:
     """Where a phase replays, a batch makes one example a row, and any of them give loss and gradient."""
     estimator = trained(name, **arguments)
-    theta, x = _tensors(*rows(16))
+    theta, x = tensors(*rows(16))
     for phase in estimator.phases:
         if phase.replay is None:
             continue
@@ -129,7 +129,7 @@ def examples_are_rows_that_are_learned_from(name: str, **arguments: Any) -> None
 def extreme_input_keeps_the_loss_finite(name: str, **arguments: Any) -> None:
     """Outliers in x and parameters on their bounds give a finite loss, gradient and draw."""
     estimator = trained(name, **arguments)
-    theta, x = _tensors(*rows(4))
+    theta, x = tensors(*rows(4))
     theta[0], theta[1] = torch.tensor(LOW), torch.tensor(HIGH)
     for size in (1e10, -1e30):
         x["counts"][0] = size
@@ -228,7 +228,7 @@ def draws_come_with_their_density(name: str, **arguments: Any) -> None:
     if steps is None and has_density(posterior, x):
         gap = (posterior.log_prob(draws, x) - log_prob).abs().median()
         assert gap < 0.01, f"log_prob() differs by {gap:.3g}"
-    context = estimator.summary(_tensors(*rows(4))[1]).detach()
+    context = estimator.summary(tensors(*rows(4))[1]).detach()
     for passes in (1, 2):
         seed = torch.Generator().manual_seed(1)
         z = estimator.noise(context, seed.clone_state())
@@ -250,7 +250,7 @@ def consistency_starts_at_the_identity(name: str, **arguments: Any) -> None:
     estimator = trained(name, **arguments).eval()
     if not isinstance(estimator, ConsistencyEstimator):
         return
-    context = estimator.summary(_tensors(*rows(64))[1])
+    context = estimator.summary(tensors(*rows(64))[1])
     u = 10 * torch.randn(64, 2)
     for t, same in ((estimator.epsilon, True), (0.5 * estimator.T, False)):
         kept = torch.equal(estimator.jump(u, context, torch.tensor([t])), u)
@@ -319,5 +319,6 @@ def check(name: str, **arguments: Any) -> None:
         law(name, **arguments)
 
 
-def _tensors(theta: np.ndarray, x: dict[str, np.ndarray]) -> tuple[Tensor, dict[str, Tensor]]:
+def tensors(theta: np.ndarray, x: dict[str, np.ndarray]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return rows as single-precision tensors."""
     return torch.tensor(theta).float(), {k: torch.tensor(v).float() for k, v in x.items()}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from estimators import testing
 from estimators.consistency import ConsistencyEstimator
+from estimators.estimator import Problem
 from estimators.passes import best_times, energy_score
 from estimators.posterior import Posterior
 
@@ -42,14 +43,12 @@ def rows() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return theta, testing.rows(400)[1]
 
 
-def tensors() -> tuple[Tensor, dict[str, Tensor]]:
-    theta, x = rows()
-    return torch.as_tensor(theta).float(), {k: torch.as_tensor(v).float() for k, v in x.items()}
+def problem() -> Problem:
+    return testing.make("npse", width=8, depth=0).problem
 
 
 def posterior() -> Posterior:
-    problem = testing.make("npse", width=8, depth=0).problem
-    model = Half(problem)
+    model = Half(problem())
     model.transform.standard.mean.fill_(1.5)
     return model.posterior()
 
@@ -86,8 +85,8 @@ def test_errors_name_what_is_wrong() -> None:
 
 
 def test_no_pass_takes_a_draw_out_of_the_training_range() -> None:
-    theta, x = tensors()
-    model = Thrown(testing.make("npse", width=8, depth=0).problem)
+    theta, x = testing.tensors(*rows())
+    model = Thrown(problem())
     generator = torch.Generator().manual_seed(0)
     context = torch.zeros(2000, model.summary.width)
     times = [3.0, *torch.linspace(0.5, 0.01, 30).tolist()]
@@ -103,7 +102,7 @@ def test_no_pass_takes_a_draw_out_of_the_training_range() -> None:
 
 
 def test_a_parameter_that_a_pass_would_throw_out_keeps_its_value() -> None:
-    model = Thrown(testing.make("npse", width=8, depth=0).problem)
+    model = Thrown(problem())
     model.low.fill_(-4.0)
     model.high.fill_(4.0)
     context = torch.zeros(5000, model.summary.width)
@@ -117,9 +116,9 @@ def test_a_parameter_that_a_pass_would_throw_out_keeps_its_value() -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_constant_parameter_does_not_keep_the_others_from_moving() -> None:
-    theta, x = tensors()
+    theta, x = testing.tensors(*rows())
     theta[:, 1] = 0.25
-    model = Half(testing.make("npse", width=8, depth=0).problem)
+    model = Half(problem())
     model.standardise(theta, x)
     context = torch.zeros(500, model.summary.width)
     first = model.draw(context, torch.Generator().manual_seed(1), [1.0])
@@ -129,8 +128,8 @@ def test_a_constant_parameter_does_not_keep_the_others_from_moving() -> None:
 
 
 def test_limits_are_kept_in_an_artefact_and_not_asked_of_an_old_one() -> None:
-    model, other = (Half(testing.make("npse", width=8, depth=0).problem) for _ in range(2))
-    model.standardise(*tensors())
+    model, other = (Half(problem()) for _ in range(2))
+    model.standardise(*testing.tensors(*rows()))
     other.load_state_dict(model.state_dict())
     assert torch.equal(other.low, model.low)
     old = {k: v for k, v in model.state_dict().items() if k not in ("low", "high")}
