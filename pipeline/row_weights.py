@@ -18,7 +18,7 @@ from pipeline.errors import UsageError
 from simulators import Prior
 
 SHARE = 1 / 16  # functions for each row: the effective number of rows falls by about as much
-MOST = 256  # functions
+MOST = 64  # functions
 ROWS = 8_192  # at a time
 
 

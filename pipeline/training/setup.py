@@ -26,7 +26,7 @@ from estimators.registry import resolve
 from pipeline.config import Config
 from pipeline.dataset import Batch, Order, Resident, Stream, Table, mix, validates
 from pipeline.errors import UsageError
-from pipeline.row_weights import prior_weights, require_quantiles
+from pipeline.row_weights import MOST, prior_weights, require_quantiles
 from pipeline.run import Run
 from pipeline.store import Store
 from pipeline.training.loop import Loop, Recipe, Team
@@ -112,7 +112,7 @@ class Training:
             "validation": train.validation,
         }
         if self.weighted:  # keys of trainings without weights stay what they were
-            content["prior_weights"] = True
+            content["prior_weights"] = MOST  # other functions are other weights
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         name = re.sub(r"[^\w-]", "_", estimator.name)
         return f"{self.config.budget}-{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline import row_weights
-from pipeline.row_weights import SHARE, effective_share, frequencies, prior_weights
+from pipeline.row_weights import MOST, SHARE, effective_share, frequencies, prior_weights
 
 
 def means(u: np.ndarray, w: np.ndarray, k: np.ndarray) -> np.ndarray:
@@ -14,13 +14,21 @@ def means(u: np.ndarray, w: np.ndarray, k: np.ndarray) -> np.ndarray:
 
 
 def test_weighted_points_have_the_means_of_the_prior() -> None:
-    u = np.random.default_rng(0).random((2000, 2))
-    w, k = prior_weights(u), frequencies(2, int(SHARE * 2000))
+    u = np.random.default_rng(0).random((1000, 2))
+    w, k = prior_weights(u), frequencies(2, int(SHARE * 1000))
     assert w.min() > 0
     assert w.mean() == pytest.approx(1)
     np.testing.assert_allclose(means(u, w, k), 0, atol=1e-12)
-    assert np.abs(means(u, np.ones(2000), k)).max() > 0.01  # without weights
+    assert np.abs(means(u, np.ones(1000), k)).max() > 0.01  # without weights
     assert 0.9 < effective_share(w) < 1
+
+
+def test_many_rows_have_no_more_functions_than_help() -> None:
+    u = np.random.default_rng(5).random((4000, 2))
+    w, least, more = prior_weights(u), frequencies(2, MOST), frequencies(2, int(SHARE * 4000))
+    np.testing.assert_allclose(means(u, w, least), 0, atol=1e-12)
+    assert len(more) > len(least)
+    assert np.abs(means(u, w, more)).max() > 0.01
 
 
 def test_weights_are_the_nearest_to_one() -> None:
