@@ -3,8 +3,9 @@
 paper   100 test sets of the prior predictive, 4000 draws each, the CMPE paper's classifier
 sbibm   1000 draws, sbibm's classifier; its ten observations where the task has them, else the same test sets
 
-MaxECE is that of the 100 sets and, steadier, of 1000 others; beside each what a perfect sampler stays
-below in 95 %, and beside the first what the exact posterior has on just these sets. NRMSE is that of the
+MaxECE is that of the 100 sets and, steadier, of 1000 others (`--many`); beside each what a perfect sampler
+stays below in 95 %, and beside the first what the exact posterior has on just these sets; and the share of
+lots of 100 among the many that are beyond the band of 100, .05 for a perfect sampler. NRMSE is that of the
 4000 draws, beside that of the exact posterior: a few draws thrown far out destroy it, and C2ST hardly sees them.
 
 The parameters of the simulations are independent draws, as all peers have them; `--design sobol` takes points
@@ -46,7 +47,7 @@ from pipeline.seed import points
 Rows = tuple[np.ndarray, dict[str, np.ndarray]]  # theta and x
 OUT = Path("runs/bench-estimators.jsonl")
 SETS = 100
-MANY = 1000  # test sets of the steadier MaxECE
+MANY = 1000  # test sets of the steadier MaxECE, unless told otherwise
 TRAIN, TEST, REFERENCE, CALIBRATION = 1, 2, 3, 4  # streams of random numbers
 
 
@@ -179,15 +180,15 @@ def plan_for(task: str, method: str, budget: int) -> Plan:
 class Bench:
     """The test sets and references of one task; references are drawn once and kept in `folder`."""
 
-    def __init__(self, task: Task, folder: Path) -> None:
-        self.task, self.folder = task, folder
+    def __init__(self, task: Task, folder: Path, many: int = MANY) -> None:
+        self.task, self.folder, self.count = task, folder, many
         self.simulator = simulators.load(task.name)
         self.theta, self.x = self._rows(SETS, TEST, 0)
 
     @cached_property
     def many(self) -> Rows:
         """The test sets of the steadier MaxECE."""
-        return self._rows(MANY, CALIBRATION, 0)
+        return self._rows(self.count, CALIBRATION, 0)
 
     def simulations(self, budget: int, seed: int, design: str = "random") -> Rows:
         """Return the training rows of a seed."""
@@ -266,12 +267,15 @@ class Bench:
             result["seconds_per_1000"] = seconds / draws.shape[0] / draws.shape[1] * 1000
             if name == "paper":
                 result["nrmse"] = self._nrmse(draws)
-        sets = {"ece": (self.theta, self.x, 1000), f"ece_{MANY}": (*self.many, 500)}
+        ece = evaluation.load("ece")
+        sets = {"ece": (self.theta, self.x, 1000), "ece_many": (*self.many, 500)}
         for name, (theta, x, count) in sets.items():
             draws = posterior.sample(x, count, steps=passes, seed=1).numpy().astype(float)
-            calibration = evaluation.load("ece")(theta, draws)
+            calibration = ece(theta, draws)
             result[f"max_{name}"] = round(calibration.max, 4)
             result[f"{name}_band"] = round(float(calibration.null_band[1]), 3)
+        lots = [ece(theta[k : k + SETS], draws[k : k + SETS]) for k in range(0, self.count, SETS)]
+        result["lots_beyond"] = float(np.mean([lot.max > lot.null_band[1] for lot in lots]))
         return result | (self.exact if "paper" in definitions else {})
 
 
@@ -286,9 +290,12 @@ def main() -> None:
     parser.add_argument("--design", default="random", choices=["random", "sobol"])
     parser.add_argument("--prior-weights", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--definitions", nargs="+", default=["paper", "sbibm"])
+    parser.add_argument("--many", type=int, default=MANY, help="test sets of the steadier MaxECE")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
+    if asked.many < SETS or asked.many % SETS:
+        parser.error(f"--many {asked.many}: must be {SETS} or a multiple of it")
     if not asked.table:
         _run(asked)
     print(table(_read(asked.out)))
@@ -298,7 +305,7 @@ def _run(asked: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     done = {_key(line) for line in _read(asked.out)}
     for task in (task for task in TASKS if task.name in asked.tasks):
-        bench = Bench(task, asked.out.parent / "references")
+        bench = Bench(task, asked.out.parent / "references", asked.many)
         definitions = [name for name in task.definitions if name in asked.definitions]
         budgets = [b for b in task.budgets if asked.budgets is None or b in asked.budgets]
         for budget, method, seed in itertools.product(budgets, asked.methods, asked.seeds):
@@ -306,6 +313,7 @@ def _run(asked: argparse.Namespace) -> None:
             passes = tuple(asked.passes or METHODS[method][1])
             line = {"task": task.name, "budget": budget, "method": method, "seed": seed}
             line |= {"plan": asdict(plan), "definitions": definitions, "design": asked.design}
+            line["many"] = asked.many
             line["passes"] = dict.fromkeys(map(str, passes))
             if _key(line) in done:
                 continue
@@ -322,17 +330,18 @@ def _run(asked: argparse.Namespace) -> None:
 def table(lines: list[dict[str, Any]]) -> str:
     """Return a table of means and standard errors over the seeds."""
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    names = "task", "budget", "design", "method", "many"
     for line in lines:
         for passes, values in line["passes"].items():
             weights = "prior" if line["plan"].get("prior_weights") else "none"
-            key = line["task"], line["budget"], line["design"], weights, line["method"], passes
+            key = *(line[name] for name in names), weights, passes
             cells[key].append({**values, "training_seconds": line["training_seconds"]})
     columns = (
         *("c2st_paper", "c2st_sbibm", "max_ece", "max_ece_exact", "ece_band"),
-        *(f"max_ece_{MANY}", f"ece_{MANY}_band", "nrmse", "nrmse_exact"),
+        *("max_ece_many", "ece_many_band", "lots_beyond", "nrmse", "nrmse_exact"),
         *("seconds_per_1000", "training_seconds"),
     )
-    head = ["task", "budget", "design", "weights", "method", "passes", "seeds", *columns]
+    head = [*names, "weights", "passes", "seeds", *columns]
     text = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for key, found in cells.items():
         shown = [_mean([v[c] for v in found if c in v], c) for c in columns]
@@ -350,7 +359,7 @@ def _mean(values: list[float], column: str) -> str:
 
 
 def _key(line: Mapping[str, Any]) -> str:
-    names = "task", "budget", "method", "seed", "plan", "definitions", "design"
+    names = "task", "budget", "method", "seed", "plan", "definitions", "design", "many"
     return json.dumps([[line[name] for name in names], list(line["passes"])], sort_keys=True)
 
 
@@ -358,7 +367,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [{"design": "random", **json.loads(line)} for line in lines]
+    return [{"design": "random", "many": MANY, **json.loads(line)} for line in lines]
 
 
 def _rng(stream: int, number: int) -> np.random.Generator:
