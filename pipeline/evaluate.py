@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import estimators
 import evaluation
@@ -122,14 +123,18 @@ class Evaluation:
         )
 
     def drawn(self, sets: HeldOut, passes: int | None, progress: Progress, stop: Stop) -> Drawn:
-        """Draw for every test set, or take up what an evaluation with equal settings had drawn."""
+        """Draw for every test set, or take up what an evaluation with equal settings had drawn.
+
+        Draws take as many threads as training: more of them wait for each other where cores are busy.
+        """
         path, settings = self.directory / f"drawn_{passes}.npz", json.dumps(self.settings)
         if path.exists():
             with np.load(path) as file:
                 if str(file["settings"]) == settings:
                     progress.update(progress.done + len(sets.ids), "found")
                     return Drawn(passes, file["draws"], file["seconds"])
-        fresh = self.draw(sets, passes, progress, stop)
+        with threadpool_limits(self.config.train.threads):
+            fresh = self.draw(sets, passes, progress, stop)
         arrays = {"draws": fresh.draws, "seconds": fresh.seconds}
         write_arrays(path, arrays | {"settings": np.array(settings)})
         return fresh

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import evaluation
+from estimators import Posterior
 from evaluation.journal import Journal
 from pipeline.errors import PipelineError, Stopped, UsageError
 from pipeline.evaluate import evaluate, numbers
@@ -101,6 +103,25 @@ def test_several_passes(finished: Any) -> None:
     assert result["metrics"]["mmd"]["passes"] == 2
     assert [one["passes"] for one in result["sweep"]] == [5]
     assert result["sweep"][0]["metrics"]["mmd"]["mean"] != result["metrics"]["mmd"]["mean"]
+
+
+def test_draws_take_as_many_threads_as_training(
+    finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, sample, threads = [], Posterior.sample, torch.get_num_threads()
+
+    def watched(self: Posterior, *given: Any, **named: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return sample(self, *given, **named)
+
+    monkeypatch.setattr(Posterior, "sample", watched)
+    torch.set_num_threads(2)
+    try:
+        run_stage(finished, "evaluate.metrics=[rmse]")
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_without_a_reference_the_others_are_measured(finished: Any) -> None:
