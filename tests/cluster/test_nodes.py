@@ -32,10 +32,12 @@ def noisy(a, rng):
 CONFIG = "{{name: small, simulator: '{folder}/noisy.py:noisy', budget: 60, test: 0}}\n"
 NODES = """
 import json, sys
+from pathlib import Path
 from cluster.head import OBJECT_STORE
 from cluster.host import LOOPBACK, bound_to, folder
 from ray.cluster_utils import Cluster
 
+Path("/tmp/ray").mkdir(exist_ok=True)  # where `Cluster` notes its address, wherever its nodes keep theirs
 with bound_to(LOOPBACK), folder() as place:
     common = dict(node_ip_address=LOOPBACK, object_store_memory=OBJECT_STORE, temp_dir=str(place))
     nodes = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, include_dashboard=False, **common))
