@@ -217,18 +217,19 @@ def test_killed_and_repeated_equals_uninterrupted():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_workers_give_the_curve_of_one(tmp_path):
-    """Without random numbers of its own, that is, which each rank draws for its rows."""
+    """Without dropout, which each rank draws for its own rows; large steps would magnify what is rounded."""
     flow = {"name": "nsf", "arguments": {"dropout": 0.0}}
     curves = []
     for workers in (0, 2):
         run = make_run(tmp_path / str(workers))
-        result = train(configure(flow, steps=30, workers=workers), run, stop=Stop())
+        config = configure(flow, steps=30, workers=workers, learning_rate=1e-4)
+        result = train(config, run, stop=Stop())
         posterior = estimators.load(result.directory / "posterior")
         assert posterior.sample({"x": np.zeros((1, 3))}, 5).shape == (1, 5, 2)
         curves.append(curves_of(result))
     for name in ("train", "validation"):
         alone, together = ([entry[name] for entry in curve] for curve in curves)
-        np.testing.assert_allclose(together, alone, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
 
 
 DISTILLED = {
