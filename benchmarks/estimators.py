@@ -274,6 +274,7 @@ class Bench:
             calibration = ece(theta, draws)
             result[f"max_{name}"] = round(calibration.max, 4)
             result[f"{name}_band"] = round(float(calibration.null_band[1]), 3)
+        # theta and draws are those of the many, which came last
         lots = [ece(theta[k : k + SETS], draws[k : k + SETS]) for k in range(0, self.count, SETS)]
         result["lots_beyond"] = float(np.mean([lot.max > lot.null_band[1] for lot in lots]))
         return result | (self.exact if "paper" in definitions else {})

@@ -18,7 +18,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 import estimators
 import evaluation
@@ -32,6 +31,7 @@ from pipeline.reference import Reference, write_arrays
 from pipeline.run import Run, write_whole
 from pipeline.stop import Stop
 from pipeline.store import Store
+from pipeline.threads import threads
 
 FORMAT = 2  # raised when equal settings would give other numbers
 BLOCK = 10  # observations drawn for and timed together
@@ -123,17 +123,14 @@ class Evaluation:
         )
 
     def drawn(self, sets: HeldOut, passes: int | None, progress: Progress, stop: Stop) -> Drawn:
-        """Draw for every test set, or take up what an evaluation with equal settings had drawn.
-
-        Draws take as many threads as training: more of them wait for each other where cores are busy.
-        """
+        """Draw for every test set, or take up what an evaluation with equal settings had drawn."""
         path, settings = self.directory / f"drawn_{passes}.npz", json.dumps(self.settings)
         if path.exists():
             with np.load(path) as file:
                 if str(file["settings"]) == settings:
                     progress.update(progress.done + len(sets.ids), "found")
                     return Drawn(passes, file["draws"], file["seconds"])
-        with threadpool_limits(self.config.train.threads):
+        with threads(self.config.train.threads):
             fresh = self.draw(sets, passes, progress, stop)
         arrays = {"draws": fresh.draws, "seconds": fresh.seconds}
         write_arrays(path, arrays | {"settings": np.array(settings)})

@@ -24,6 +24,7 @@ from pipeline.progress import Progress, duration, say
 from pipeline.row_weights import effective_share
 from pipeline.run import Run, write_whole
 from pipeline.stop import Stop
+from pipeline.threads import threads
 from pipeline.training import checkpoint
 from pipeline.training.keeper import Event, Keeper
 from pipeline.training.loop import Loop, Team
@@ -140,16 +141,12 @@ def _say_weights(weights: np.ndarray) -> None:
 
 def fit_here(training: Training, stop: Stop, emit: Callable[[Event], None]) -> str:
     """Train in this process, which gets its threads and random numbers back afterwards."""
-    settings, threads = training.config.train, torch.get_num_threads()
+    settings = training.config.train
     if settings.gpu and not torch.cuda.is_available():
         raise UsageError("train.gpu=true, but this machine has no GPU that torch can use")
     team = Team(device="cuda" if settings.gpu else "cpu")
-    with torch.random.fork_rng():
-        torch.set_num_threads(settings.threads)
-        try:
-            return fit(training, team, lambda: stop.reason, emit)
-        finally:
-            torch.set_num_threads(threads)
+    with torch.random.fork_rng(), threads(settings.threads):
+        return fit(training, team, lambda: stop.reason, emit)
 
 
 def fit(
