@@ -15,6 +15,7 @@ from typing import Any
 
 ALL = (
     "command",
+    "costs",
     "simulators",
     "simulate",
     "store_read",

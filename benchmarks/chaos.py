@@ -1,4 +1,4 @@
-"""`make chaos`: SIGKILL at random times; the data and the weights must equal those of quiet runs.
+"""`make chaos`: SIGKILL at random times; the data and the weights must equal those of undisturbed runs.
 
 Name some to run only those: `python -m benchmarks.chaos simulate train`.
 """
@@ -16,7 +16,7 @@ RUNS = {
 
 
 def main() -> None:
-    """Run everything named, print one JSON line each; exit code 1 unless all held."""
+    """Run everything named, print one JSON line each; exit code 1 unless all passed."""
     names = sys.argv[1:] or list(RUNS)
     if unknown := set(names) - RUNS.keys():
         raise SystemExit(f"unknown {sorted(unknown)}; valid: {', '.join(RUNS)}")

@@ -1,4 +1,4 @@
-"""Kill actors, the driver and all of Ray at random times, repeat until it ends, compare with a quiet run.
+"""Kill actors, the driver and all of Ray at random times, repeat until it ends, compare with an undisturbed run.
 
     python -m benchmarks.chaos_simulate --kills 18 --workers 1 2 4
 
@@ -29,8 +29,8 @@ from typing import Any
 from cluster.connection import usable_cpus
 from pipeline.config import build
 from pipeline.run import Run
-from pipeline.simulate import simulate
-from pipeline.simulation.session import PROBES
+from pipeline.simulate.driver import PROBES
+from pipeline.simulate.stage import simulate
 from pipeline.stop import stop_on_signals
 from pipeline.store import Store
 
@@ -53,7 +53,7 @@ MOST_CALLS = 12  # between two kills
 
 @dataclass
 class Chaos:
-    """One harried run: where it is, how many workers, and what was done to it."""
+    """One run that is killed now and then: where it is, how many workers, and what was done to it."""
 
     folder: Path
     workers: int
@@ -101,7 +101,9 @@ class Chaos:
                 env=os.environ | {"CHAOS_CALLS": str(self.log), "OMP_NUM_THREADS": "1"},
             )
 
-    def strike(self, driver: subprocess.Popen[bytes], rng: random.Random, fresh: bool) -> None:
+    def kill_at_random(
+        self, driver: subprocess.Popen[bytes], rng: random.Random, fresh: bool
+    ) -> None:
         """Kill something after a few more simulations, or now and then while the driver starts."""
         if fresh and rng.random() < 0.3:
             self._wait_for(1, driver, rng.uniform(0, 10))
@@ -141,7 +143,7 @@ class Chaos:
         while True:
             fresh = True
             while driver.poll() is None and sum(self.kills.values()) < kills:
-                self.strike(driver, rng, fresh)
+                self.kill_at_random(driver, rng, fresh)
                 fresh = False
             if driver.wait(600) == 0:
                 break
@@ -198,40 +200,44 @@ def child(folder: Path, workers: int, budget: int) -> None:
             "name": "chaos",
             "simulator": f"{folder.parent / 'slow.py'}:slow",
             "budget": budget,
-            "simulate": {"workers": workers, "cpus": min(1.0, usable_cpus() / workers)},
+            "simulate": {
+                "workers": workers,
+                "cpus": min(1.0, usable_cpus() / workers),
+                "ray": True,
+            },
         }
     )
     with stop_on_signals() as stop:
         simulate(config, Run(folder / "run"), stop=stop)
 
 
-def harry(
-    folder: Path, workers: list[int], kills: int, budget: int, seed: int, say: Callable[[str], None]
+def compare(
+    folder: Path, workers: list[int], kills: int, budget: int, seed: int, log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Compare harried runs with a quiet one of a single worker."""
-    quiet = Chaos(folder / "quiet", 1, budget).go(0, random.Random(seed))
-    say(json.dumps(quiet))
+    """Compare runs that are killed at random times with an undisturbed one of a single worker."""
+    undisturbed = Chaos(folder / "undisturbed", 1, budget).go(0, random.Random(seed))
+    log(json.dumps(undisturbed))
     runs = []
     for number in workers:
         chaos = Chaos(folder / f"workers-{number}", number, budget)
         runs.append(chaos.go(kills, random.Random(seed + number)))
-        say(json.dumps(runs[-1]))
+        log(json.dumps(runs[-1]))
     return {
         "benchmark": "chaos_simulate",
         "budget": budget,
         "kills": sum(sum(run["kills"].values()) for run in runs),
-        "equal_digests": all(run["digest"] == quiet["digest"] for run in runs),
-        "each_id_once": all(run["ids_once"] for run in [quiet, *runs]),
+        "equal_digests": all(run["digest"] == undisturbed["digest"] for run in runs),
+        "each_id_once": all(run["ids_once"] for run in [undisturbed, *runs]),
         "only_in_flight_repeated": all(run["repeated"] <= run["in_flight"] for run in runs),
         "one_lost_by_a_process": all(run["most_lost_by_a_process"] <= 1 for run in runs),
         "runs": runs,
     }
 
 
-def holds(result: dict[str, Any]) -> bool:
+def passed(result: dict[str, Any]) -> bool:
     """Whether nothing was lost, doubled or changed."""
-    laws = ("equal_digests", "each_id_once", "only_in_flight_repeated", "one_lost_by_a_process")
-    return all(result[law] for law in laws)
+    checks = ("equal_digests", "each_id_once", "only_in_flight_repeated", "one_lost_by_a_process")
+    return all(result[check] for check in checks)
 
 
 def main() -> None:
@@ -247,16 +253,16 @@ def main() -> None:
         child(given.child, given.workers[0], given.budget)
         return
     folder = Path(tempfile.mkdtemp(prefix="chaos-simulate-"))
-    result = harry(
+    result = compare(
         *(folder, given.workers, given.kills, given.budget, given.seed),
         lambda line: print(line, file=sys.stderr, flush=True),
     )
-    if holds(result):
+    if passed(result):
         shutil.rmtree(folder, ignore_errors=True)
     else:
         print(f"see {folder}", file=sys.stderr)
     print(json.dumps(result))
-    sys.exit(not holds(result))
+    sys.exit(not passed(result))
 
 
 if __name__ == "__main__":

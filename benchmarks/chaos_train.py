@@ -1,4 +1,4 @@
-"""Kill training with SIGKILL at random times, repeat it until it ends, compare with a quiet run.
+"""Kill training with SIGKILL at random times, repeat it until it ends, compare with an undisturbed run.
 
     python -m benchmarks.chaos_train --kills 10
 
@@ -25,7 +25,7 @@ import torch
 from pipeline.config import Config, build
 from pipeline.run import Run
 from pipeline.stop import Stop
-from pipeline.store import Store
+from pipeline.store import import_arrays
 
 ROWS = 2000
 PATIENCE = 300.0  # seconds for a training to save
@@ -56,7 +56,7 @@ def prepare(folder: Path) -> Run:
     rng = np.random.default_rng(0)
     theta = rng.uniform(-1, 1, (ROWS, 2))
     x = theta + 0.1 * rng.normal(size=theta.shape)
-    Store.import_arrays(folder / "store" / "train", theta, x, ("a", "b"), shard_bytes=16_384)
+    import_arrays(folder / "store" / "train", theta, x, ("a", "b"), shard_bytes=16_384)
     return Run(folder)
 
 
@@ -73,8 +73,8 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return loaded
 
 
-def strike(child: subprocess.Popen[bytes], run: Run, rng: random.Random) -> bool:
-    """Kill a training at a random time around its first states, or while it starts; say if it lived."""
+def kill_at_random(child: subprocess.Popen[bytes], run: Run, rng: random.Random) -> bool:
+    """Kill a training while it starts or around its first states; return whether it was alive."""
     saves = rng.randint(1, 3) if rng.random() < 0.8 else 0
     seen = {state.stat().st_mtime_ns for state in run.path.glob("trainings/*/state.pt")}
     before = len(seen)
@@ -91,23 +91,23 @@ def strike(child: subprocess.Popen[bytes], run: Run, rng: random.Random) -> bool
 
 
 def chaos(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """Return how many kills hit a living training and whether both ended with the same weights."""
+    """Return how many kills hit a running training and whether both ended with the same weights."""
     rng = random.Random(given.seed)
-    quiet, harried = prepare(folder / "quiet"), prepare(folder / "harried")
+    undisturbed, killed = prepare(folder / "undisturbed"), prepare(folder / "killed")
     began = time.monotonic()
-    if start(quiet, given).wait():
-        raise SystemExit("the quiet run failed")
+    if start(undisturbed, given).wait():
+        raise SystemExit("the undisturbed run failed")
     whole = time.monotonic() - began
     kills = attempts = resumed = 0
-    while not list(harried.path.glob("trainings/*/done.json")):
+    while not list(killed.path.glob("trainings/*/done.json")):
         attempts += 1
-        child = start(harried, given)
+        child = start(killed, given)
         if kills < given.kills:
-            resumed += bool(list(harried.path.glob("trainings/*/state.pt")))
-            kills += strike(child, harried, rng)
+            resumed += bool(list(killed.path.glob("trainings/*/state.pt")))
+            kills += kill_at_random(child, killed, rng)
         if child.wait() not in (0, -9):
             raise SystemExit(f"attempt {attempts} failed with {child.returncode}")
-    first, second = weights(quiet), weights(harried)
+    first, second = weights(undisturbed), weights(killed)
     equal = all(torch.equal(first[name], second[name]) for name in first)
     return {
         "kills": kills,
@@ -116,7 +116,7 @@ def chaos(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         "steps": given.steps,
         "workers": given.workers,
         "streamed": given.streamed,
-        "quiet_seconds": round(whole, 1),
+        "undisturbed_seconds": round(whole, 1),
         "weights_bit_equal": equal,
     }
 
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--child", type=Path, help="internal")
     given = parser.parse_args()
     if given.child:
-        from pipeline.train import train
+        from pipeline.train.stage import train
 
         config = configure(given.steps, given.workers, given.streamed)
         train(config, Run(given.child), stop=Stop())

@@ -3,17 +3,21 @@
 paper   100 test sets of the prior predictive, 4000 draws each, the CMPE paper's classifier
 sbibm   1000 draws, sbibm's classifier; its ten observations where the task has them, else the same test sets
 
-MaxECE is that of the 100 sets and, steadier, of 1000 others (`--many`); beside each what a perfect sampler
-stays below in 95 %, and beside the first what the exact posterior has on just these sets; and the share of
-lots of 100 among the many that are beyond the band of 100, .05 for a perfect sampler. NRMSE is that of the
-4000 draws, beside that of the exact posterior: a few draws thrown far out destroy it, and C2ST hardly sees them.
+The settings of a task and budget are `configs/TASK_BUDGET.yaml`, which `sbiflow run` takes too.
 
-The parameters of the simulations are independent draws, as all peers have them; `--design sobol` takes points
-of a scrambled Sobol sequence, as a run with that design does. Rows are weighted by the prior, as a run does
-unless told otherwise; `--no-prior-weights` sees all alike.
+Columns of the table:
 
-A seed decides the simulations, the weights and the order of training. Every trained posterior adds one
-line to `--out`; what is there already is not repeated, so that a run can be continued.
+max_ece         MaxECE on the 100 test sets; `ece_band`: 95 % quantile of a perfect sampler;
+                `max_ece_exact`: MaxECE of the exact posterior on the same test sets
+max_ece_many    MaxECE on 1000 other test sets (`--many`), which has a smaller sampling error
+lots_beyond     share of batches of 100 of these that exceed the band of 100; .05 for a perfect sampler
+nrmse           of the 4000 draws, beside that of the exact posterior; it is sensitive to outliers, C2ST is not
+
+Training parameters are independent draws, as for all peers; `--design sobol` takes points of a scrambled
+Sobol sequence. Rows are weighted by the prior; with `--no-prior-weights` all have equal weight.
+
+A seed sets the simulations, the initial weights and the order of training. Every trained posterior adds one
+line to `--out`. A repeated command skips what is there, so an interrupted benchmark can be continued.
 
     python -m benchmarks.estimators --tasks two_moons --budgets 1024 --methods cmpe_distilled --seeds 0 1 2
     python -m benchmarks.estimators --table
@@ -39,15 +43,18 @@ import torch
 import estimators
 import evaluation
 import simulators
-from benchmarks.fit import Plan, fit
-from benchmarks.observations import SBIBM as TEN
-from evaluation.c2st import PAPER, SBIBM, Protocol, c2st_batch
-from pipeline.seed import points
+from benchmarks.fit import TrainingSettings, fit
+from benchmarks.observations import SBIBM as SBIBM_OBSERVATIONS
+from estimators.registry import resolve
+from evaluation.c2st import PAPER, SBIBM, C2STDefinition, c2st_batch
+from pipeline.config import Config, build, override, read
+from pipeline.simulate.seed import points
 
 Rows = tuple[np.ndarray, dict[str, np.ndarray]]  # theta and x
 OUT = Path("runs/bench-estimators.jsonl")
+CONFIGS = Path(__file__).parents[1] / "configs"
 SETS = 100
-MANY = 1000  # test sets of the steadier MaxECE, unless told otherwise
+MANY = 1000  # default number of test sets of `max_ece_many`
 TRAIN, TEST, REFERENCE, CALIBRATION = 1, 2, 3, 4  # streams of random numbers
 
 
@@ -55,7 +62,7 @@ TRAIN, TEST, REFERENCE, CALIBRATION = 1, 2, 3, 4  # streams of random numbers
 class Definition:
     """One definition of C2ST on one task."""
 
-    protocol: Protocol
+    definition: C2STDefinition
     draws: int
     reference: str | None = None
 
@@ -69,115 +76,84 @@ class Task:
     definitions: Mapping[str, Definition]
 
 
+def tuned_budgets(task: str) -> tuple[int, ...]:
+    """Return the budgets that have a configuration `configs/TASK_BUDGET.yaml`, ascending."""
+    files = CONFIGS.glob(f"{task}_[0-9]*.yaml")
+    return tuple(sorted(int(file.stem.removeprefix(f"{task}_")) for file in files))
+
+
 STRICT, SHORT = Definition(PAPER, 4000), Definition(SBIBM, 1000)
-TASKS = (
-    Task(
-        "two_moons",
-        (1024, 8192),
-        {"paper": Definition(PAPER, 4000, "untruncated"), "sbibm": SHORT},
-    ),
-    Task("gaussian_mixture", (1024, 8192), {"paper": STRICT, "sbibm": SHORT}),
-    Task("inverse_kinematics", (1024, 8192), {"paper": STRICT, "sbibm": SHORT}),
-    Task("slcp", (10_000,), {"sbibm": SHORT}),
+TASKS = tuple(
+    Task(name, tuned_budgets(name), definitions)
+    for name, definitions in {
+        "two_moons": {"paper": Definition(PAPER, 4000, "untruncated"), "sbibm": SHORT},
+        "gaussian_mixture": {"paper": STRICT, "sbibm": SHORT},
+        "inverse_kinematics": {"paper": STRICT, "sbibm": SHORT},
+        "slcp": {"sbibm": SHORT},
+    }.items()
 )
-SETTINGS = {"gaussian_mixture": {"summary": "deepset", "summary_arguments": {"outputs": 6}}}
-GAINS = {"two_moons": 6.0, "inverse_kinematics": 4.0, "slcp": 2.0}
 
 
-def _distilled(budget: int) -> Plan:
-    members, dropout, steps = (4, 0.2, 40_000) if budget < 4096 else (3, 0.05, 90_000)
-    given = {"members": members, "dropout": dropout, "teaching": 0.4}
-    return Plan("cmpe_distilled", given, steps=steps, rate=3e-3)
+def _flow(batch: int) -> Callable[[int], dict[str, Any]]:
+    return lambda budget: {"steps": 40_000, "rate": 5e-4, "batch": batch, "patience": 4}
 
 
-def _shared(plan: Plan, denoising: int, steps: int) -> Plan:
-    """Return the plan with so many of the steps for the denoisers."""
-    return replace(plan, arguments={**plan.arguments, "teaching": denoising / steps}, steps=steps)
+TRAININGS: dict[str, Callable[[int], dict[str, Any]]] = {  # of a method on a budget
+    "cmpe": lambda budget: {"steps": 10_000 if budget < 4096 else 40_000, "rate": 3e-3},
+    "fmpe": lambda budget: {"steps": 15_000 if budget < 4096 else 50_000, "rate": 3e-3},
+    "acf": _flow(32),
+    "nsf": _flow(32),
+    "nsf_autoregressive": _flow(64),
+}
+METHODS: dict[str, tuple[int | None, ...]] = {  # network passes of a draw that are measured
+    "cmpe_distilled": (2, 10),
+    "cmpe": (2, 10),
+    "fmpe": (100,),
+    "acf": (None,),
+    "nsf": (None,),
+    "nsf_autoregressive": (None,),
+}
 
 
-def _deeper_student(budget: int) -> Plan:
-    plan = _distilled(budget)
-    return replace(plan, arguments={**plan.arguments, "student_depth": 4, "points": 40})
+def plan_for(task: str, method: str, budget: int) -> TrainingSettings:
+    """Return how a method is trained on a task.
+
+    `configs/TASK_BUDGET.yaml` has the arguments of every method and the training of its own estimator;
+    the training of the others is in `TRAININGS`.
+    """
+    tuned = read(CONFIGS / f"{task}_{budget}.yaml")
+    own, train = build(tuned).estimator, build(tuned).train
+    given = build(override(tuned, [f"estimator.name={method}"])).estimator.settings
+    if method == own.name:
+        return settings_of(build(tuned))
+    training = TRAININGS[method](budget)
+    if (task, method) == ("gaussian_mixture", "fmpe"):  # as the denoiser of the tuned estimator
+        training["steps"] = round(own.settings["teacher_fraction"] * train.steps)
+        training["decay"] = train.weight_decay
+    return TrainingSettings(method, given, **training)
 
 
-def _longer_student(budget: int) -> Plan:
-    """With many simulations it may take its time; see `docs/experiments/distillation.md`."""
-    plan = _deeper_student(budget)
-    if budget < 4096:
-        return plan
-    return replace(_shared(plan, 36_000, 130_000), validation=0.01)
-
-
-def _kinematics(budget: int) -> Plan:
-    """Of few simulations a deeper student makes less calibrated posteriors, and denoisers learn for long."""
-    if budget < 4096:
-        return _shared(_distilled(budget), 32_000, 56_000)
-    return _deeper_student(budget)
-
-
-def _one_denoiser(budget: int) -> Plan:
-    """A summary network that all members share memorises sooner the more of them teach it."""
-    dropout, steps, decay = (0.2, 18_000, 0.1) if budget < 4096 else (0.05, 37_500, 0.03)
-    given = {"members": 1, "dropout": dropout, "teaching": 0.4}
-    return Plan("cmpe_distilled", given, steps=steps, rate=3e-3, decay=decay)
-
-
-def _cmpe(budget: int) -> Plan:
-    return Plan("cmpe", steps=10_000 if budget < 4096 else 40_000, rate=3e-3)
-
-
-def _fmpe(budget: int) -> Plan:
-    if budget < 4096:
-        given, steps = {"dropout": 0.2, "bounds": "reflect"}, 15_000
-    else:
-        given, steps = {"dropout": 0.05, "bounds": "reflect"}, 50_000
-    return Plan("fmpe", given, steps=steps, rate=3e-3)
-
-
-def _one_velocity(budget: int) -> Plan:
-    """As many steps and as much decay as the denoiser's in `_one_denoiser`."""
-    plan = _one_denoiser(budget)
-    given = {"dropout": plan.arguments["dropout"], "bounds": "reflect", "gain": 3.0}
-    steps = round(plan.arguments["teaching"] * plan.steps)
-    return replace(plan, estimator="fmpe", arguments=given, steps=steps)
-
-
-def _flow(name: str) -> Callable[[int], Plan]:
-    return lambda budget: Plan(
-        name,
-        steps=40_000,
-        rate=5e-4,
-        batch=32 if name in ("acf", "nsf") else 64,
-        patience=4,
+def settings_of(config: Config) -> TrainingSettings:
+    """Return the estimator of a configuration and how it is trained."""
+    train = config.train
+    if train.steps is None:
+        raise ValueError(f"{config.name}: the benchmark needs train.steps")
+    return TrainingSettings(
+        config.estimator.name,
+        config.estimator.settings,
+        steps=train.steps,
+        batch=train.batch_size,
+        rate=train.learning_rate or resolve(config.estimator.name).learning_rate,
+        decay=train.weight_decay,
+        warmup=train.warmup,
+        clip=train.clip,
+        ema=train.ema,
+        validation=train.validation,
+        patience=train.patience,
     )
 
 
-METHODS: dict[str, tuple[Callable[[int], Plan], tuple[int | None, ...]]] = {
-    "cmpe_distilled": (_distilled, (2, 10)),
-    "cmpe": (_cmpe, (2, 10)),
-    "fmpe": (_fmpe, (100,)),
-    "acf": (_flow("acf"), (None,)),
-    "nsf": (_flow("nsf"), (None,)),
-    "nsf_autoregressive": (_flow("nsf_autoregressive"), (None,)),
-}
-OWN = {  # plans of a task
-    ("two_moons", "cmpe_distilled"): _longer_student,
-    ("inverse_kinematics", "cmpe_distilled"): _kinematics,
-    ("gaussian_mixture", "cmpe_distilled"): _one_denoiser,
-    ("gaussian_mixture", "fmpe"): _one_velocity,
-}
-
-
-def plan_for(task: str, method: str, budget: int) -> Plan:
-    """Return how a method is trained on a task."""
-    plan = OWN.get((task, method), METHODS[method][0])(budget)
-    given = {**plan.arguments, **SETTINGS.get(task, {})}
-    if method == "cmpe_distilled" and task in GAINS:
-        given["gain"] = GAINS[task]
-    return replace(plan, arguments=given)
-
-
-class Bench:
+class Benchmark:
     """The test sets and references of one task; references are drawn once and kept in `folder`."""
 
     def __init__(self, task: Task, folder: Path, many: int = MANY) -> None:
@@ -187,7 +163,7 @@ class Bench:
 
     @cached_property
     def many(self) -> Rows:
-        """The test sets of the steadier MaxECE."""
+        """The test sets of `max_ece_many`."""
         return self._rows(self.count, CALIBRATION, 0)
 
     def simulations(self, budget: int, seed: int, design: str = "random") -> Rows:
@@ -207,8 +183,8 @@ class Bench:
 
     def observed(self, definition: str) -> dict[str, np.ndarray]:
         """Return what a definition tests on."""
-        if definition == "sbibm" and self.task.name in TEN:
-            return {"x": TEN[self.task.name]}
+        if definition == "sbibm" and self.task.name in SBIBM_OBSERVATIONS:
+            return {"x": SBIBM_OBSERVATIONS[self.task.name]}
         return self.x
 
     def reference(self, definition: str) -> np.ndarray:
@@ -234,7 +210,7 @@ class Bench:
 
     @cached_property
     def exact(self) -> dict[str, float]:
-        """MaxECE and error of the paper's references on the test sets: chance, which all posteriors share."""
+        """MaxECE and NRMSE of the paper's reference draws: the sampling error of the test sets."""
         draws = self.reference("paper").astype(float)
         calibration = evaluation.load("ece")(self.theta, draws)
         return {
@@ -244,11 +220,11 @@ class Bench:
 
     @cached_property
     def prior_draws(self) -> np.ndarray:
-        """Prior draws, whose spread is the unit of the error."""
+        """Prior draws; their standard deviation is the unit of NRMSE."""
         return self.simulator.prior.sample(_rng(REFERENCE, SETS), 100_000)
 
     def _nrmse(self, draws: np.ndarray) -> float:
-        """Return the root mean squared error, which a few draws far out make large as nothing else here."""
+        """Return the mean NRMSE over the parameters."""
         return round(float(evaluation.load("nrmse")(self.theta, draws, self.prior_draws).mean), 4)
 
     def measure(
@@ -260,9 +236,13 @@ class Bench:
             asked = self.task.definitions[name]
             x = self.observed(name)
             began = time.process_time()
-            draws = posterior.sample(x, asked.draws, steps=passes, seed=0).numpy().astype(float)
+            draws = (
+                posterior.sample(x, asked.draws, sampling_steps=passes, seed=0)
+                .numpy()
+                .astype(float)
+            )
             seconds = time.process_time() - began
-            scores = c2st_batch(self.reference(name), draws, protocol=asked.protocol)
+            scores = c2st_batch(self.reference(name), draws, definition=asked.definition)
             result[f"c2st_{name}"] = round(float(scores.mean()), 5)
             result["seconds_per_1000"] = seconds / draws.shape[0] / draws.shape[1] * 1000
             if name == "paper":
@@ -270,48 +250,69 @@ class Bench:
         ece = evaluation.load("ece")
         sets = {"ece": (self.theta, self.x, 1000), "ece_many": (*self.many, 500)}
         for name, (theta, x, count) in sets.items():
-            draws = posterior.sample(x, count, steps=passes, seed=1).numpy().astype(float)
+            draws = posterior.sample(x, count, sampling_steps=passes, seed=1).numpy().astype(float)
             calibration = ece(theta, draws)
             result[f"max_{name}"] = round(calibration.max, 4)
             result[f"{name}_band"] = round(float(calibration.null_band[1]), 3)
         # theta and draws are those of the many, which came last
-        lots = [ece(theta[k : k + SETS], draws[k : k + SETS]) for k in range(0, self.count, SETS)]
-        result["lots_beyond"] = float(np.mean([lot.max > lot.null_band[1] for lot in lots]))
+        batches = [
+            ece(theta[k : k + SETS], draws[k : k + SETS]) for k in range(0, self.count, SETS)
+        ]
+        result["lots_beyond"] = float(
+            np.mean([batch.max > batch.null_band[1] for batch in batches])
+        )
         return result | (self.exact if "paper" in definitions else {})
 
 
 def main() -> None:
     """Train and measure what was asked for, or print the table of what is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="+", default=[task.name for task in TASKS])
-    parser.add_argument("--budgets", nargs="+", type=int)
+    names = [task.name for task in TASKS]
+    parser.add_argument("--tasks", nargs="+", default=names, choices=names)
+    parser.add_argument("--budgets", nargs="+", type=int, help="of those with a configuration")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--passes", nargs="+", type=int, help="in place of the method's own")
     parser.add_argument("--design", default="random", choices=["random", "sobol"])
     parser.add_argument("--prior-weights", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--definitions", nargs="+", default=["paper", "sbibm"])
-    parser.add_argument("--many", type=int, default=MANY, help="test sets of the steadier MaxECE")
+    both = ["paper", "sbibm"]
+    parser.add_argument("--definitions", nargs="+", default=both, choices=both)
+    parser.add_argument("--many", type=int, default=MANY, help="test sets of max_ece_many")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
     if asked.many < SETS or asked.many % SETS:
         parser.error(f"--many {asked.many}: must be {SETS} or a multiple of it")
+    if error := _without_settings(asked.tasks, asked.budgets or []):
+        parser.error(error)
     if not asked.table:
         _run(asked)
     print(table(_read(asked.out)))
+
+
+def _without_settings(tasks: list[str], budgets: list[int]) -> str:
+    """Return what is wrong with budgets that none of the tasks has settings for, or nothing."""
+    valid = {task.name: task.budgets for task in TASKS if task.name in tasks}
+    wrong = [b for b in budgets if not any(b in known for known in valid.values())]
+    shown = "; ".join(f"{task} {', '.join(map(str, known))}" for task, known in valid.items())
+    return (
+        f"--budgets {' '.join(map(str, wrong))}: no settings are tuned for it; valid: {shown}. "
+        f"Another budget needs a file configs/TASK_BUDGET.yaml"
+        if wrong
+        else ""
+    )
 
 
 def _run(asked: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     done = {_key(line) for line in _read(asked.out)}
     for task in (task for task in TASKS if task.name in asked.tasks):
-        bench = Bench(task, asked.out.parent / "references", asked.many)
+        bench = Benchmark(task, asked.out.parent / "references", asked.many)
         definitions = [name for name in task.definitions if name in asked.definitions]
         budgets = [b for b in task.budgets if asked.budgets is None or b in asked.budgets]
         for budget, method, seed in itertools.product(budgets, asked.methods, asked.seeds):
             plan = replace(plan_for(task.name, method, budget), prior_weights=asked.prior_weights)
-            passes = tuple(asked.passes or METHODS[method][1])
+            passes = tuple(asked.passes or METHODS[method])
             line = {"task": task.name, "budget": budget, "method": method, "seed": seed}
             line |= {"plan": asdict(plan), "definitions": definitions, "design": asked.design}
             line["many"] = asked.many
@@ -345,12 +346,13 @@ def table(lines: list[dict[str, Any]]) -> str:
     head = [*names, "weights", "passes", "seeds", *columns]
     text = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for key, found in cells.items():
-        shown = [_mean([v[c] for v in found if c in v], c) for c in columns]
+        shown = [mean([v[c] for v in found if c in v], c) for c in columns]
         text.append("| " + " | ".join([*map(str, key), str(len(found)), *shown]) + " |")
     return "\n".join(text)
 
 
-def _mean(values: list[float], column: str) -> str:
+def mean(values: list[float], column: str) -> str:
+    """Return the mean of a column over the seeds, with its standard error, as text."""
     if not values:
         return ""
     digits = {"seconds_per_1000": 4, "training_seconds": 0}.get(column, 3)

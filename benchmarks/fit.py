@@ -12,14 +12,17 @@ import numpy as np
 import torch
 
 import estimators
-from pipeline.dataset import Batch, Order, Resident
-from pipeline.row_weights import prior_weights
-from pipeline.training.loop import Keeper, Loop, Recipe, Team
+from pipeline.train.batches import Order, ResidentBatches
+from pipeline.train.dataset import Batch
+from pipeline.train.hyperparameters import Hyperparameters
+from pipeline.train.loop import Loop, Supervisor
+from pipeline.train.ranks import Ranks
+from pipeline.train.row_weights import prior_weights
 from simulators import Prior
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingSettings:
     """An estimator with its arguments and how it is trained; the share of rows kept for validation."""
 
     estimator: str
@@ -37,71 +40,73 @@ class Plan:
 
 
 def fit(
-    plan: Plan,
+    settings: TrainingSettings,
     prior: Prior,
     theta: np.ndarray,
     x: Mapping[str, np.ndarray],
     seed: int,
-    keeper: Keeper | None = None,
+    supervisor: Supervisor | None = None,
 ) -> tuple[estimators.Posterior, float]:
     """Return the trained posterior and the seconds of processor time that training took.
 
     Arguments:
-        plan: what to train, and how.
+        settings: what to train, and how.
         prior: for bounds, names and scales.
         theta: shape (n, D). x: each (n, ...).
         seed: of weights, order and noise.
-        keeper: looks at the training now and then.
+        supervisor: checks the training now and then.
     """
     torch.manual_seed(seed)
     model = estimators.create(
-        plan.estimator,
+        settings.estimator,
         theta,
         x,
         low=prior.low,
         high=prior.high,
         names=prior.names,
         scales=prior.scales,
-        **plan.arguments,
+        **settings.arguments,
     )
-    recipe = Recipe(
-        steps=plan.steps,
-        learning_rate=plan.rate,
-        weight_decay=plan.decay,
-        warmup=plan.warmup,
-        clip=plan.clip,
-        ema=plan.ema,
-        validate_every=max(1, plan.steps // 20),
-        patience=plan.patience,
+    hyperparameters = Hyperparameters(
+        steps=settings.steps,
+        learning_rate=settings.rate,
+        weight_decay=settings.decay,
+        warmup=settings.warmup,
+        clip=settings.clip,
+        ema=settings.ema,
+        validate_every=max(1, settings.steps // 20),
+        patience=settings.patience,
         amp=False,
         seed=seed,
     )
-    kept = max(2, round(plan.validation * len(theta)))
+    kept = max(2, round(settings.validation * len(theta)))
     order = torch.as_tensor(np.random.default_rng(seed).permutation(len(theta)))
     rows = batch(theta, x)
     held_out = rows.take(order[:kept])
-    weighted, trained = plan.prior_weights and prior.has_quantile, order[kept:]
+    weighted, trained = settings.prior_weights and prior.has_quantile, order[kept:]
     weights = prior_weights(prior.cube(theta[trained])) if weighted else None
-    _, seconds = train(model, recipe, rows.take(trained), held_out, plan.batch, keeper, weights)
+    _, seconds = train(
+        model, hyperparameters, rows.take(trained), held_out, settings.batch, supervisor, weights
+    )
     return model.posterior(), seconds
 
 
 def train(
     model: estimators.Estimator,
-    recipe: Recipe,
+    hyperparameters: Hyperparameters,
     rows: Batch,
     held_out: Batch,
     size: int,
-    keeper: Keeper | None = None,
+    supervisor: Supervisor | None = None,
     weights: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """Train on batches of `size` rows in memory; return the last validation loss and processor seconds."""
     if size > len(rows.theta):
         raise ValueError(f"batch = {size} is more than the {len(rows.theta)} training rows")
-    loop = Loop(model, recipe, held_out, Team())
+    loop = Loop(model, hyperparameters, held_out, Ranks())
     began = time.process_time()
-    order = Order(recipe.seed, size, weights=weights)
-    loop.run(Resident(rows, order).batches(0), keeper or _Watch())
+    order = Order(hyperparameters.seed, size, weights=weights)
+    loop.run(ResidentBatches(rows, order).batches(0), supervisor or _ProgressLine())
     seconds = time.process_time() - began
     loop.finish()
     return loop.curves[-1]["validation"], seconds
@@ -113,11 +118,11 @@ def batch(theta: np.ndarray, x: Mapping[str, np.ndarray]) -> Batch:
     return Batch(torch.as_tensor(theta).float(), outputs)
 
 
-class _Watch:
+class _ProgressLine:
     """Asks nothing of a training, and writes how far it is."""
 
-    def look(self, loop: Loop) -> tuple[bool, bool, int]:
-        step, steps = loop.step, loop.recipe.steps
+    def check(self, loop: Loop) -> tuple[bool, bool, int]:
+        step, steps = loop.step, loop.hyperparameters.steps
         print(f"\rstep {step} of {steps} ", end="", file=sys.stderr, flush=True)
         return False, False, max(1, steps // 100)
 

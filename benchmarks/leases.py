@@ -1,9 +1,9 @@
-"""Leases under fire, and what one costs.
+"""Leases while their processes are killed at random, and the cost of a lease.
 
 `python -m benchmarks.leases [WORKERS [AT_ONCE]]`: 200 short-lived processes, all at once unless said otherwise,
 simulate one store; most are killed at random (SIGKILL), and the clock of each is wrong by up to a minute. In the
-end every id must be there exactly once, as in a quiet run. Then the cost of a lease on this disk. Prints one JSON
-object; exit code 1 unless all held.
+end every id must be there exactly once, as in an undisturbed run. Then the cost of a lease on this disk. One JSON
+object is printed; exit code 1 unless every check passed.
 
 The processes are forked from this one, which has imported everything: only the interpreter's start is left out.
 """
@@ -29,15 +29,15 @@ import numpy as np
 
 from pipeline import config as configuration
 from pipeline.config import Config
-from pipeline.leases import stage
-from pipeline.leases.lease import Board, Holder
 from pipeline.run import Run
-from pipeline.simulate import identity, simulation_of
-from pipeline.simulation.actor import SimulationActor, die_with_parent
-from pipeline.simulation.processes import Processes, serve
-from pipeline.simulation.task import schema_of
+from pipeline.simulate.actor import SimulationActor, die_with_parent
+from pipeline.simulate.leases import stage
+from pipeline.simulate.leases.lease import LeaseHolder, LeaseTable
+from pipeline.simulate.process_pool import ProcessPool, serve
+from pipeline.simulate.setup import identity, spec_of
+from pipeline.simulate.spec import schema_of
 from pipeline.stop import Stop
-from pipeline.store import Spool, Store
+from pipeline.store import Spool, Store, Writer
 
 WORKERS = 200
 KILLED = 0.7  # share of the processes
@@ -63,7 +63,7 @@ def noisy(a, b, rng):
 
 
 class _Child:
-    """A forked process with what `Processes` needs of one."""
+    """A forked process with what `ProcessPool` needs of one."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -77,7 +77,7 @@ class _Child:
             os.waitpid(self.pid, 0)
 
 
-class Forked(Processes):
+class Forked(ProcessPool):
     """Workers that need not import anything."""
 
     def _start(self, connection: Connection, name: str) -> Any:
@@ -116,14 +116,14 @@ def begin(config: Config, run: Run) -> int:
         real, real_ns = time.time, time.time_ns
         time.time = lambda: real() + skew
         time.time_ns = lambda: real_ns() + int(skew * 1e9)
-        stage.Processes = Forked  # type: ignore[misc]
+        stage.ProcessPool = Forked  # type: ignore[misc]
         stage.simulate(config, run, stop=Stop())
         code = 0
     finally:
         os._exit(code)
 
 
-def fire(config: Config, run: Run, workers: int, wave: int) -> dict[str, Any]:
+def run_waves(config: Config, run: Run, workers: int, wave: int) -> dict[str, Any]:
     """Let so many processes take part, a wave at a time, and kill most of them."""
     began, killed, failed, started = time.monotonic(), 0, 0, 0
     deadlines: dict[int, float] = {}
@@ -148,28 +148,28 @@ def fire(config: Config, run: Run, workers: int, wave: int) -> dict[str, Any]:
             "seconds": time.monotonic() - began}  # fmt: skip
 
 
-def quiet(config: Config, folder: Path) -> str:
+def undisturbed(config: Config, folder: Path) -> str:
     """Return the digest of the rows computed one after the other."""
-    simulation = simulation_of(config, "train")
+    simulation = spec_of(config, "train")
     rows = [simulation.run(np.array([number])) for number in range(config.budget)]
     store = Store.create(folder, identity(simulation), schema_of(rows[0], frozenset()))
-    with store.writer() as writer, Spool(writer.spool_directory, "a", store.schema, 10**6) as spool:
+    with Writer(store) as writer, Spool(writer.spool_directory, "a", store.schema, 10**6) as spool:
         for row in rows:
             spool.append(row)
     return store.digest(config.budget)
 
 
 def stress(workers: int, wave: int, budget: int, leases: int, term: float = TERM) -> dict[str, Any]:
-    """Run under fire and return what came of it; `held` says whether every promise was kept."""
+    """Run with random kills and return the result; `held` is whether every check passed."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         config, run = configure(folder, budget, leases, term), Run(folder / "run")
         configuration.save(config, run)
-        result = fire(config, run, workers, wave)
+        result = run_waves(config, run, workers, wave)
         calls = (folder / "calls").stat().st_size
         store = Store.open(run.store("train"))
         size = -(-budget // min(leases, budget))
-        most = 2 * size * result["killed"]  # a process has one unit running and one queued
+        most = 2 * size * result["killed"]  # a process has one block running and one queued
         result |= {
             "ids": budget,
             "leases": min(leases, budget),
@@ -180,7 +180,7 @@ def stress(workers: int, wave: int, budget: int, leases: int, term: float = TERM
             "left_over": len(list((store.path / "sessions").iterdir()))
             + len(list((store.path / "leases").iterdir())),
             "digest_is_that_of_a_quiet_run": store.digest(budget)
-            == quiet(config, folder / "quiet"),
+            == undisturbed(config, folder / "undisturbed"),
         }
         result["held"] = bool(
             result["rows_stored"] == budget
@@ -197,13 +197,16 @@ def cost(blocks: int = 2000, repeats: int = 5) -> dict[str, float]:
     """Return what a lease costs on this disk: taken and done, looked at, found expired."""
     took, looked, judged = [], [], []
     for _ in range(repeats):
-        with tempfile.TemporaryDirectory() as folder, Holder(Path(folder), 60.0, "one") as holder:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            LeaseHolder(Path(folder), 60.0, "one") as holder,
+        ):
             names = [f"{block:06d}" for block in range(blocks)]
             took.append(_each(holder.take, names) + _each(holder.done, names[::2]))
-            looked.append(clock(holder.look))
+            looked.append(clock(holder.read))
             rest = [(name, 0) for name in names[1::2]]
             judged.append(
-                clock(partial(list, Board(holder.folder, 60.0).expired(rest))) / len(rest)
+                clock(partial(list, LeaseTable(holder.folder, 60.0).expired(rest))) / len(rest)
             )
     return {
         "lease_us": 1e6 * statistics.median(took),

@@ -1,11 +1,33 @@
-"""The ten fixed observations of sbibm's tasks, as its version 1.1.0 ships them.
+"""The ten fixed observations of sbibm's tasks, as its version 1.1.0 ships them, or from a copy of it.
 
 Benchmarking Simulation-Based Inference (2021), arXiv 2101.04653.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+
+FILES = {  # of a task: its folder and file in sbibm, where they are not called as the task
+    "bernoulli_glm_raw": ("bernoulli_glm", "observation_raw.csv"),
+    "gaussian_mixture_uniform": ("gaussian_mixture", "observation.csv"),
+    "slcp_distractors": ("slcp", "observation_distractors.csv"),
+}
+
+
+def of_sbibm(folder: Path, task: str) -> np.ndarray:
+    """Return the ten observations of a task, (10, ...), from a copy of sbibm's repository.
+
+    Raises: FileNotFoundError: the folder is no such copy.
+    """
+    own, file = FILES.get(task, (task, "observation.csv"))
+    place = folder / "sbibm" / "tasks" / own / "files"
+    paths = [place / f"num_observation_{i}" / file for i in range(1, 11)]
+    if missing := [path for path in paths if not path.exists()]:
+        raise FileNotFoundError(f"{folder} is no copy of sbibm's repository: no {missing[0]}")
+    return np.stack([np.loadtxt(path, delimiter=",", skiprows=1) for path in paths])
+
 
 SBIBM: dict[str, np.ndarray] = {
     "slcp": np.array(

@@ -1,4 +1,4 @@
-"""How simulations scale from one worker to two, and what a driver spends on each unit.
+"""How simulations scale from one worker to two, and what a driver spends on each block.
 
 `python -m benchmarks.scaling [ray|array]...`: in one run, one and two workers alternately; prints one JSON object.
 A simulation uses a fixed amount of processor time. Two ratios of rates, medians of `REPEATS` pairs:
@@ -11,7 +11,8 @@ A simulation uses a fixed amount of processor time. Two ratios of rates, medians
 
     rate = sum_w n_w / (interval_w - waited_w)
 
-`forecast_ratio` is what `pipeline.schedule` says about the same work with the cost of a message measured here.
+`forecast_ratio` is what `pipeline.simulate.forecast` says about the same work with the cost of a message that was
+measured here.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ from typing import Any
 import numpy as np
 
 from pipeline import config as configuration
-from pipeline.leases.stage import simulate as by_leases
 from pipeline.run import Run
-from pipeline.schedule import Rates, Workload, forecast
-from pipeline.simulate import simulate as by_ray
-from pipeline.simulation import work
-from pipeline.simulation.calls import Worker
-from pipeline.simulation.session import Session
+from pipeline.simulate import work
+from pipeline.simulate.calls import Worker
+from pipeline.simulate.driver import Driver
+from pipeline.simulate.forecast import Rates, Workload, forecast
+from pipeline.simulate.leases.stage import simulate as by_leases
+from pipeline.simulate.stage import simulate as by_ray
 from pipeline.stop import Stop
 
 REPEATS = 5
 SECONDS, COUNT = 0.05, 160  # of core time of one simulation; simulations of each worker
 QUICK = 4000  # simulations that do nothing, for the driver's own time
-UNIT = 0.001  # seconds of a unit of them
+BLOCK = 0.001  # seconds of a block of them
 LAYOUTS: dict[str, Callable[..., Any]] = {"ray": by_ray, "array": by_leases}
 SIMULATOR = """
 import os, time
@@ -80,7 +81,7 @@ def busy(a, rng):
 class Measured:
     """One run: `wall` and `granted` rates of its simulations, and what the driver did.
 
-    `driver` core seconds of this process during the session, in `rounds` looks for answers, with `units` sent.
+    `driver` core seconds of this process during the session, in `rounds` looks for answers, with `blocks` sent.
     """
 
     wall: float
@@ -88,7 +89,7 @@ class Measured:
     seconds: float
     driver: float
     rounds: int
-    units: int
+    blocks: int
 
 
 def run(
@@ -115,29 +116,29 @@ def run(
 @contextmanager
 def _watched() -> Iterator[dict[str, Any]]:
     """Count what sessions do meanwhile; the mapping is that of `Measured`, less the rates."""
-    seen: dict[str, Any] = dict.fromkeys(("seconds", "driver", "rounds", "units"), 0)
-    send, feed, session = Worker.send, Session._feed, Session.run
+    seen: dict[str, Any] = dict.fromkeys(("seconds", "driver", "rounds", "blocks"), 0)
+    send, feed, session = Worker.send, Driver._hand_out, Driver.run
 
-    def counted_send(self: Worker, method: str, *arguments: Any, unit: int = -1) -> None:
-        seen["units"] += method == "run"
-        send(self, method, *arguments, unit=unit)
+    def counted_send(self: Worker, method: str, *arguments: Any, block: int = -1) -> None:
+        seen["blocks"] += method == "run"
+        send(self, method, *arguments, block=block)
 
-    def counted_feed(self: Session) -> None:
+    def counted_feed(self: Driver) -> None:
         seen["rounds"] += 1
         feed(self)
 
-    def timed(self: Session, *arguments: Any) -> None:
+    def timed(self: Driver, *arguments: Any) -> None:
         began, wall = time.process_time(), time.monotonic()
         session(self, *arguments)
         seen["driver"] += time.process_time() - began
         seen["seconds"] += time.monotonic() - wall
 
-    Worker.send, Session._feed = counted_send, counted_feed  # type: ignore[method-assign]
-    Session.run = timed  # type: ignore[method-assign, assignment]
+    Worker.send, Driver._hand_out = counted_send, counted_feed  # type: ignore[method-assign]
+    Driver.run = timed  # type: ignore[method-assign, assignment]
     try:
         yield seen
     finally:
-        Worker.send, Session._feed, Session.run = send, feed, session  # type: ignore[method-assign]
+        Worker.send, Driver._hand_out, Driver.run = send, feed, session  # type: ignore[method-assign]
 
 
 def _rates(folder: Path) -> tuple[float, float]:
@@ -171,15 +172,15 @@ def scaling(layout: str) -> dict[str, Any]:
 
 
 def overhead(layout: str) -> dict[str, float]:
-    """Return the driver's core seconds for each unit, with units so short that there are many."""
+    """Return the driver's core seconds for each block, with blocks so short that there are many."""
     before = work.TARGET, work.LEAST
-    work.TARGET = work.LEAST = UNIT
+    work.TARGET = work.LEAST = BLOCK
     try:
         _, few, many = (run(layout, count, 1) for count in (10, 10, QUICK))  # first: imports
     finally:
         work.TARGET, work.LEAST = before
-    units = many.units - few.units
-    return {"units": units, "unit_us": 1e6 * max(0.0, many.driver - few.driver) / max(1, units)}
+    blocks = many.blocks - few.blocks
+    return {"blocks": blocks, "block_us": 1e6 * max(0.0, many.driver - few.driver) / max(1, blocks)}
 
 
 def main() -> None:
@@ -187,7 +188,7 @@ def main() -> None:
     result: dict[str, Any] = {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
     for layout in sys.argv[1:] or LAYOUTS:
         found = {**scaling(layout), **overhead(layout)}
-        rates = replace(Rates(), message=found["unit_us"] / 1e6)
+        rates = replace(Rates(), message=found["block_us"] / 1e6)
         walls = [
             forecast(Workload(COUNT * n, SECONDS, 100.0, variation=0.01, leases=64), n, rates)[
                 layout

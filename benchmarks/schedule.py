@@ -1,7 +1,8 @@
 """What the parts of this code cost that the simulated schedule adds up, and whether its sum is right.
 
-`python -m benchmarks.schedule`: measures every rate of `pipeline.schedule.Rates` that this code contributes, puts
-them in, forecasts runs of 10 to 10 000 workers, and compares one forecast with a run: the driver's core seconds
+`python -m benchmarks.schedule`: measures every rate of `pipeline.simulate.forecast.Rates` that this code
+contributes, puts them in, forecasts runs of 10 to 10 000 workers, and compares one forecast with a run: the
+driver's core seconds
 for each row with two workers. Prints one JSON object. What belongs to a site, the speed of its metadata server,
 stays assumed, and the memory of Ray's own bookkeeping.
 
@@ -28,12 +29,12 @@ from scipy.optimize import nnls
 
 from benchmarks.leases import clock, cost
 from benchmarks.scaling import Measured, run
-from pipeline.leases.member import Member
-from pipeline.schedule import Rates, Workload, forecast
-from pipeline.simulation import work
-from pipeline.simulation.note import Notebook, read_note
-from pipeline.simulation.work import Work
-from pipeline.store import Rows, Schema, Spool, Store
+from pipeline.simulate import work
+from pipeline.simulate.forecast import Rates, Workload, forecast
+from pipeline.simulate.leases.shared_writer import SharedWriter
+from pipeline.simulate.note import Notebook, read_note
+from pipeline.simulate.work import Work
+from pipeline.store import Rows, Schema, Spool, Store, Writer
 
 REPEATS = 5
 CREWS = 2, 16  # workers whose simulations sleep
@@ -50,9 +51,9 @@ def driver() -> tuple[dict[str, float], list[dict[str, Any]]]:
 
     In a session with W workers the driver's core seconds are
 
-        start(W) + seconds * idle + rounds * W * worker + units * message
+        start(W) + seconds * idle + rounds * W * worker + blocks * message
 
-    Of two runs with equally many workers the difference leaves out the start. One pair has many tiny units; the
+    Of two runs with equally many workers the difference leaves out the start. One pair has many tiny blocks; the
     others have few, of sleeping simulations.
     """
     run("ray", 10, 1)  # imports
@@ -60,7 +61,7 @@ def driver() -> tuple[dict[str, float], list[dict[str, Any]]]:
     pairs += [(workers, _sleeping(4, workers), _sleeping(24, workers)) for workers in CREWS]
     spent = np.array([long.driver - short.driver for _, short, long in pairs])
     rows = [
-        (long.seconds - short.seconds, rounds * workers, long.units - short.units)
+        (long.seconds - short.seconds, rounds * workers, long.blocks - short.blocks)
         for workers, short, long in pairs
         for rounds in [long.rounds - short.rounds]
     ]
@@ -70,7 +71,7 @@ def driver() -> tuple[dict[str, float], list[dict[str, Any]]]:
 
 
 def _tiny(count: int) -> Measured:
-    """Run with units of a millisecond."""
+    """Run with blocks of a millisecond."""
     before = work.TARGET, work.LEAST
     work.TARGET = work.LEAST = 0.001
     try:
@@ -92,12 +93,12 @@ def note(repeats: int = 2000) -> float:
         return _core(lambda: read_note(Path(folder) / "a.note"), repeats)
 
 
-def memory(rows: int = 200_000, unit: int = 10) -> dict[str, float]:
-    """Return bytes of the driver for each row in the index, for each that is pending, and for each unit sent."""
+def memory(rows: int = 200_000, block: int = 10) -> dict[str, float]:
+    """Return bytes of the driver for each row in the index, for each that is pending, and for each block sent."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store.create(Path(folder) / "store", {"names": ["a"]}, Schema({"x": ("<f8", ())}))
         with (
-            store.writer() as writer,
+            Writer(store) as writer,
             Spool(writer.spool_directory, "a", store.schema, rows // 4) as spool,
         ):
             for ids in np.split(np.arange(rows), 4):
@@ -106,9 +107,11 @@ def memory(rows: int = 200_000, unit: int = 10) -> dict[str, float]:
         index = _held(opened.ids) / rows
     pending: list[Any] = []
     waiting = _held(lambda: pending.append(Work(np.arange(rows), 1)))
-    units: dict[int, np.ndarray] = {}
-    sent = _held(lambda: units.update((k, pending[0].take(unit)) for k in range(rows // unit // 2)))
-    return {"row_memory": index, "pending_row": waiting / rows, "unit": sent / len(units)}
+    blocks: dict[int, np.ndarray] = {}
+    sent = _held(
+        lambda: blocks.update((k, pending[0].take(block)) for k in range(rows // block // 2))
+    )
+    return {"row_memory": index, "pending_row": waiting / rows, "block": sent / len(blocks)}
 
 
 def _held(make: Callable[[], Any]) -> int:
@@ -131,7 +134,7 @@ def shards() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store.create(Path(folder) / "store", {"names": ["a"]}, SCHEMA)
         publishing, appending = [], []
-        with store.writer() as writer:
+        with Writer(store) as writer:
             per = writer.rows_per_shard(SCHEMA)
             rows = _rows(np.arange(per), _draws(per))
             for number in range(REPEATS):
@@ -165,12 +168,12 @@ def _adopt(sessions: int, rows: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         store = Store.create(Path(folder) / "store", {"names": ["a"]}, SCHEMA)
         for number in range(sessions):
-            member = Member(store)
-            member.acquire()
+            writer = SharedWriter(store)
+            writer.acquire()
             ids = np.arange(number * rows, (number + 1) * rows)
-            with Spool(member.spool_directory, "a", SCHEMA, 10**6) as spool:
+            with Spool(writer.spool_directory, "a", SCHEMA, 10**6) as spool:
                 spool.append(_rows(ids, _draws(rows)))
-        return clock(lambda: store.writer().__enter__().release())
+        return clock(lambda: Writer(store).__enter__().release())
 
 
 def _draws(rows: int) -> np.ndarray:
@@ -252,7 +255,7 @@ def main() -> None:
         "row_memory": held["row_memory"],
     }
     rates = replace(Rates(), **measured)
-    most = max((found["units"] / found["driver"] for found in runs), default=0.0)
+    most = max((found["blocks"] / found["driver"] for found in runs), default=0.0)
     result = {
         "measured": measured,
         "assumed": {name: value for name, value in asdict(rates).items() if name not in measured},
@@ -261,7 +264,7 @@ def main() -> None:
         "append_us": 1e6 * disk["append"],
         "shard_files": disk["shard_files"],
         "pending_row_bytes": held["pending_row"],
-        "unit_bytes": held["unit"],
+        "block_bytes": held["block"],
         "two_workers": compared(rates),
         "forecasts": forecasts(rates),
         "runs": runs,

@@ -20,8 +20,8 @@ import cluster
 import simulators
 from pipeline.config import build
 from pipeline.run import Run
-from pipeline.seed import generators
-from pipeline.simulate import simulate
+from pipeline.simulate.seed import generators
+from pipeline.simulate.stage import simulate
 from pipeline.stop import Stop
 from pipeline.store import Store
 

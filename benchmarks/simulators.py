@@ -2,7 +2,7 @@
 
 Prior draws are included. References are drawn for observations from the prior; the slowest is shown
 beside the median, since rejection takes longer for rare observations. The program does nothing: its
-wall seconds are the price of one process with its files and its watcher.
+wall seconds are the cost of one process with its files and its watcher.
 """
 
 from __future__ import annotations

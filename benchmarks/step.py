@@ -1,6 +1,7 @@
 """One optimiser step of CMPE beside the bare cost of its network, on one thread.
 
-step   loss + backward + `pipeline.training.weights.Weights.step` (AdamW, moving average): what training runs
+step   loss + backward + `pipeline.train.weights.Weights.step` (AdamW, moving average): what training runs
+plain  the same step without the compiled layers of `estimators.network.fused`: what that optimisation saves
 bare   forward without gradient + forward + backward of the same network on a fixed input
 """
 
@@ -11,13 +12,16 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 import estimators
 from estimators.cmpe import CMPE
-from pipeline.training.weights import Weights
+from estimators.network import fused
+from pipeline.train.weights import Weights
 
 BLOCK = 25  # calls of one plain loop; the two loops take turns
 
@@ -46,6 +50,10 @@ def measure(
         model.loss(rows, x, 0.99).backward()
         weights.step(weights.gradients(), rate=1e-4, weight_decay=1e-4, clip=None, number=10_000)
 
+    def plain() -> None:
+        with patch.object(fused, "applies", lambda network, values: False):
+            step()
+
     assert isinstance(model, CMPE)
     network = model.network
     inputs = torch.randn(batch, 2), torch.randn(batch, 2), torch.randn(batch, network.time)
@@ -59,19 +67,21 @@ def measure(
             parameter.grad = None
         loss.backward()
 
-    blocks: dict[str, list[float]] = {"step": [], "bare": []}
-    for _ in range(rounds // BLOCK):
-        for name, call in (("step", step), ("bare", bare)):
-            blocks[name].append(_time(call))
-    step_ms, bare_ms = (1e3 * statistics.median(blocks[n]) for n in ("step", "bare"))
+    blocks: dict[str, list[float]] = {"step": [], "plain": [], "bare": []}
+    import scipy.linalg.cython_blas  # noqa: F401  (the library of the compiled layers' products)
+
+    with threadpool_limits(1, user_api="blas"):  # as in a training
+        for _ in range(rounds // BLOCK):
+            for name, call in (("step", step), ("plain", plain), ("bare", bare)):
+                blocks[name].append(_time(call))
+    medians = {f"{name}_ms": round(1e3 * statistics.median(blocks[name]), 4) for name in blocks}
     ratios = [a / b for a, b in zip(blocks["step"], blocks["bare"], strict=True)]
     return {
         "batch": batch,
         "width": width,
         "depth": depth,
         "rounds": rounds,
-        "step_ms": round(step_ms, 4),
-        "bare_ms": round(bare_ms, 4),
+        **medians,
         "ratio": round(statistics.median(ratios), 3),
     }
 

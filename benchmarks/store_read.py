@@ -1,4 +1,4 @@
-"""How fast the store reads, beside `np.load` of the same bytes, how fast it takes rows, and answers.
+"""How fast the store reads, beside `np.load` of the same bytes, what checking rows costs, how fast it takes them.
 
 Run with `python -m benchmarks.store_read`; prints one JSON object, medians of alternating repeats.
 """
@@ -9,18 +9,26 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from pipeline.store import Rows, Schema, Spool, Store
+from benchmarks.streaming import BATCH, Block, make_loop
+from pipeline.store import Rows, Schema, Spool, Store, Writer, shard_view
+from pipeline.store import hash as hashing
+from pipeline.store.shard import Shard
+from pipeline.train.batches import Order, ResidentBatches
+from pipeline.train.dataset import READ_BYTES, Table
 
 REPEATS = 7
 WIDE = Schema({"x": ("<f4", (1000,))})
 MOONS = Schema({"x": ("<f8", (2,))})
 WIDE_ROWS, MOON_ROWS, BLOCK = 50_000, 1_000_000, 10_000
+STEPS = 100  # of training, timed together
 
 
 def rows(start: int, stop: int, theta: np.ndarray, x: np.ndarray) -> Rows:
@@ -36,7 +44,7 @@ def fill(
 ) -> tuple[Store, float, float]:
     """Return a store of these rows, with the wall and CPU seconds of all appends and seals."""
     store = Store.create(path, {"names": ["a", "b"]})
-    with store.writer() as writer:
+    with Writer(store) as writer:
         writer.set_schema(schema)
         per_shard = writer.rows_per_shard(schema)
         with Spool(writer.spool_directory, "bench", schema, per_shard) as spool:
@@ -100,10 +108,81 @@ def writing(folder: Path) -> dict[str, float]:
     }
 
 
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Have rows read as they are: no hashes are read, none is compared."""
+    none = np.zeros((1, 2), np.uint64)
+    hashes, check = Shard.hashes, shard_view.check
+    Shard.hashes = lambda self, low, high: np.broadcast_to(none, (high - low, 2))  # type: ignore
+    shard_view.check = lambda rows, hashes: True  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        Shard.hashes, shard_view.check = hashes, check  # type: ignore[method-assign]
+
+
+def checking(store: Store) -> dict[str, float]:
+    """Return what the comparison of rows with their hashes costs, as shares of processor time.
+
+    raw is the mere reading of the bytes in the same pieces, load the loader of training: pieces, float32;
+    training is loading and the steps of an epoch.
+    """
+    table = Table.of(store, MOON_ROWS, 0.05)
+    pieces = [(p.view, table.positions(*p[:3])) for p in table.units()]
+    room = table.allocate(table.train_rows)
+    step = max(1, READ_BYTES // table.row_bytes)
+
+    def raw() -> None:
+        for view in store.shards():
+            for low in range(0, len(view), step):
+                for name in ("theta", *(f"x/{name}" for name in table.shapes)):
+                    view.shard.read(name, low, low + step)
+
+    def bare() -> None:
+        with unchecked():
+            table.load(pieces, room)
+
+    jobs = {"raw": raw, "unchecked": bare, "checked": lambda: table.load(pieces, room)}
+    spent: dict[str, list[float]] = {name: [] for name in jobs}
+    hashing.check._seen = hashing.COMPILED_FROM
+    for _ in range(REPEATS + 1):
+        for name, job in jobs.items():
+            started = time.process_time()
+            job()
+            spent[name].append(time.process_time() - started)
+    least = {
+        name: min(times[1:]) for name, times in spent.items()
+    }  # what other processes disturbed least
+    cost = least["checked"] - least["unchecked"]
+    epoch = least["unchecked"] + step_seconds(table) * table.train_rows
+    return {
+        "of_raw_read": cost / least["raw"],
+        "of_load": cost / least["unchecked"],
+        "of_training": cost / epoch,
+        "checked_GB_s": sum(values.nbytes for values in room.values()) / cost / 1e9,
+    }
+
+
+def step_seconds(table: Table) -> float:
+    """Return the processor seconds of a training step of CMPE for each row of its batch."""
+    torch.set_num_threads(1)
+    batches = ResidentBatches(table.sample(), Order(0, BATCH)).batches(0)
+    loop = make_loop(table, 1_000_000)
+    times = []
+    for _ in range(REPEATS + 1):
+        started = time.process_time()
+        Block.rate(loop, batches, STEPS)
+        times.append(time.process_time() - started)
+    return min(times[1:]) / STEPS / BATCH
+
+
 def main() -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as name:
-        result = {**reading(Path(name)), **writing(Path(name))}
+        folder = Path(name)
+        result: dict[str, Any] = {**reading(folder), **writing(folder)}
+        for kind in ("wide", "moons0"):
+            result[f"check_{kind}"] = checking(Store.open(folder / kind))
     print(json.dumps({"benchmark": "store_read", **result}))
 
 

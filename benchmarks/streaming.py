@@ -23,9 +23,12 @@ import numpy as np
 import torch
 
 import estimators
-from pipeline.dataset import Batch, Order, Resident, Stream, Table
-from pipeline.store import Rows, Schema, Spool, Store
-from pipeline.training.loop import Loop, Recipe, Team
+from pipeline.store import Rows, Schema, Spool, Store, Writer
+from pipeline.train.batches import Order, ResidentBatches, StreamedBatches
+from pipeline.train.dataset import Batch, Table
+from pipeline.train.hyperparameters import Hyperparameters
+from pipeline.train.loop import Loop
+from pipeline.train.ranks import Ranks
 
 WIDTH, PARAMETERS, BATCH = 1000, 4, 256
 NAMES = tuple("abcd")
@@ -38,7 +41,7 @@ def fill(path: Path, rows: int) -> Store:
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(PARAMETERS, WIDTH)).astype(np.float32)
     size = schema.rows_per_shard(PARAMETERS, store.shard_bytes)
-    with store.writer() as writer, Spool(writer.spool_directory, "fill", schema, size) as spool:
+    with Writer(store) as writer, Spool(writer.spool_directory, "fill", schema, size) as spool:
         for start in range(0, rows, size):
             n = min(size, rows - start)
             theta = rng.normal(size=(n, PARAMETERS))
@@ -56,7 +59,7 @@ class Block:
         self.steps = steps
         self.times: list[float] = []
 
-    def look(self, loop: Loop) -> tuple[bool, bool, int]:
+    def check(self, loop: Loop) -> tuple[bool, bool, int]:
         self.times.append(time.perf_counter())
         return False, len(self.times) == 2, self.steps
 
@@ -73,8 +76,10 @@ class Block:
 
 def make_loop(table: Table, steps: int, name: str = "cmpe") -> Loop:
     sample = table.sample()
-    estimator: Any = estimators.create(name, sample.theta, sample.x, names=NAMES)
-    recipe = Recipe(
+    estimator: Any = estimators.create(
+        name, sample.theta, sample.x, names=NAMES[: table.parameters]
+    )
+    hyperparameters = Hyperparameters(
         steps=steps,
         learning_rate=5e-4,
         weight_decay=1e-4,
@@ -86,15 +91,15 @@ def make_loop(table: Table, steps: int, name: str = "cmpe") -> Loop:
         amp=False,
         seed=0,
     )
-    return Loop(estimator, recipe, table.held_out(), Team())
+    return Loop(estimator, hyperparameters, table.validation_batch(), Ranks())
 
 
 def rate(folder: Path, rows: int, seconds: float) -> dict[str, Any]:
     """Return the step rates of the same loop on both sources, medians over alternating blocks."""
     table = Table.of(fill(folder / "rate", rows), rows, 0.05)
     order = Order(0, BATCH)
-    memory = Resident(table.gather(table.train), order)
-    sources = {"memory": memory.batches(0), "stream": Stream(table, order).batches(0)}
+    memory = ResidentBatches(table.gather(table.train), order)
+    sources = {"memory": memory.batches(0), "stream": StreamedBatches(table, order).batches(0)}
     loop = make_loop(table, 1_000_000)
     rates: dict[str, list[float]] = {name: [] for name in sources}
     for source in sources.values():  # warm both
@@ -123,7 +128,7 @@ def growth(store: Path, rows: int, steps: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     before = _peak()
     table = Table.of(Store.open(store), rows, 0.05)
-    batches = Stream(table, Order(0, BATCH)).batches(0)
+    batches = StreamedBatches(table, Order(0, BATCH)).batches(0)
     speed = Block.rate(make_loop(table, 1_000_000), batches, steps)
     batches.close()
     return {

@@ -1,7 +1,7 @@
-"""Where Ray comes from, and how jobs get into a batch system's queue.
+"""Connections to Ray, and submission of jobs to batch systems.
 
-To add a backend: one file with a `connect(address, cpus)` context manager that yields a `Cluster`, one line in
-`BACKENDS`, one test. A backend that is a batch system has the functions of `System` as well.
+To add a backend: one file with a `connect(address, cpus)` context manager that yields a `RayCluster`, one line in
+`BACKENDS`, one test. A backend for a batch system has the functions of `System` as well.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from cluster.allocation import Grant
-    from cluster.batch import Job, State
-    from cluster.connection import Cluster
+    from cluster.batch import Job, JobState
+    from cluster.connection import RayCluster
 
 # Ray reads these when it is imported, which is always after this package.
 SETTINGS = {
@@ -41,6 +41,13 @@ BACKENDS = {
 }
 
 
+EXPERIMENTAL = (
+    "kubernetes",
+    "lsf",
+    "pbs",
+)  # tested on the text of their jobs, never on such a cluster
+
+
 class System(Protocol):
     """A batch system: a module with these functions."""
 
@@ -49,16 +56,16 @@ class System(Protocol):
     )
 
     def script(self, job: Job) -> str:
-        """Return what is submitted, made to be read."""
+        """Return the job's script."""
 
     def submit(self, path: Path, after: str | None = None, success: bool = True) -> str:
         """Submit a script, to start after another job's success, or only its end; return the job's id."""
 
-    def states(self, ids: Iterable[str]) -> dict[str, State]:
-        """Return what is known of jobs."""
+    def states(self, ids: Iterable[str]) -> dict[str, JobState]:
+        """Return the known states of jobs."""
 
     def cancel(self, ids: Iterable[str]) -> None:
-        """Take jobs out of the queue, or end them."""
+        """Remove jobs from the queue, or end them."""
 
     def granted(self, environment: Mapping[str, str]) -> Grant:
         """Return what the job that has these variables may use on this node."""
@@ -72,6 +79,16 @@ def available() -> list[str]:
 def systems() -> list[str]:
     """Return the names of the built-in batch systems."""
     return [name for name in available() if hasattr(_module(BACKENDS[name]), "script")]
+
+
+def caution(backend: str) -> str:
+    """Return a warning for the user who chooses a backend; an empty text where there is none."""
+    if backend not in EXPERIMENTAL:
+        return ""
+    return (
+        f"cluster.backend={backend} is experimental: its jobs were tested as text, not on such a cluster; "
+        "look at them first with `sbiflow submit --dry-run`"
+    )
 
 
 def system(name: str) -> System:
@@ -88,12 +105,12 @@ def system(name: str) -> System:
 
 def connect(
     backend: str = "local", address: str | None = None, cpus: int | None = None
-) -> AbstractContextManager[Cluster]:
-    """Return a context manager that connects this process to Ray and yields the `Cluster`.
+) -> AbstractContextManager[RayCluster]:
+    """Return a context manager that connects this process to Ray and yields the `RayCluster`.
 
-    Within one process the innermost of nested contexts reuses the connection of the outermost.
+    Nested contexts of one process share the connection of the outermost.
 
-    Args:
+    Arguments:
         backend: a name of `available()`, or "module:attribute".
         address: of a running Ray, for backends that need one.
         cpus: cores to offer, for backends that start Ray; none: all of this process.
@@ -104,9 +121,9 @@ def connect(
         ConnectionError: Ray could not be reached or started.
     """
     target = _target(backend)
-    manager: AbstractContextManager[Cluster] = getattr(_module(target), target.partition(":")[2])(
-        address, cpus
-    )
+    manager: AbstractContextManager[RayCluster] = getattr(
+        _module(target), target.partition(":")[2]
+    )(address, cpus)
     return manager
 
 

@@ -1,9 +1,9 @@
-"""Ray inside what a batch system granted: the head in this process, one agent on each other node.
+"""Ray on the nodes of a batch job: the head in this process, one agent on each other node.
 
-The nodes meet in a folder on the shared file system. Each agent (`cluster.node`) leaves a card there: who it is,
-what it was granted, its versions. The head looks at the cards, starts Ray, and leaves the address. When the work
-is over the address goes, and the agents with it. Ports are the operating system's choice, so jobs that share a
-node never collide, and a token keeps strangers out.
+The nodes exchange files in a folder on the shared file system. Each agent (`cluster.node`) writes a card: its
+host, its resources and its versions. The head reads the cards, starts Ray and writes its address. When the work
+is done the head removes the address, and the agents end. The operating system chooses the ports, so that jobs
+on the same node never collide, and a token keeps other users out.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cluster.connection import Cluster, attach
+from cluster.connection import RayCluster, attach
 from cluster.head import OBJECT_STORE, head
 from cluster.host import LOOPBACK, address_towards, daemons_alive
 
 FOLDER = "SBIFLOW_NODES"  # variable that names the folder where the nodes of a job meet
 HEAD, AGENTS = "head.json", "agents.exit"
-PATIENCE = 300.0  # seconds for all nodes to come
+PATIENCE = 300.0  # seconds until all nodes must have joined
 POLL = 0.25  # seconds
 
 
@@ -52,22 +52,22 @@ def visible_gpus(environment: Mapping[str, str]) -> int:
 
 
 @dataclass(frozen=True)
-class Card:
-    """What an agent tells the head."""
+class NodeCard:
+    """What an agent reports to the head."""
 
     host: str
     grant: Grant
     versions: dict[str, str]
 
     @classmethod
-    def own(cls, grant: Grant) -> Card:
+    def own(cls, grant: Grant) -> NodeCard:
         return cls(socket.gethostname(), grant, versions())
 
-    def leave(self, place: Path) -> None:
+    def write(self, place: Path) -> None:
         _write(place / f"{self.host}-{os.getpid()}.card", asdict(self))
 
     @classmethod
-    def read(cls, path: Path) -> Card:
+    def read(cls, path: Path) -> NodeCard:
         values = json.loads(path.read_text(encoding="utf-8"))
         return cls(values["host"], Grant(**values["grant"]), values["versions"])
 
@@ -78,13 +78,13 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def inside(grant: Grant, nodes: int) -> Iterator[Cluster]:
-    """Start Ray on all nodes of this job and yield it; nothing of it is left afterwards.
+def inside(grant: Grant, nodes: int) -> Iterator[RayCluster]:
+    """Start Ray on all nodes of this job and yield it; it ends with the block.
 
     On one node Ray listens on 127.0.0.1 alone.
 
     Raises:
-        ConnectionError: a node did not come or has other versions, or Ray did not start.
+        ConnectionError: a node did not join or has other versions, or Ray did not start.
     """
     import ray
 
@@ -97,7 +97,7 @@ def inside(grant: Grant, nodes: int) -> Iterator[Cluster]:
     else:
         with _meeting() as place:
             cards = _gather(place, nodes - 1)
-            _agree(cards)
+            _check_versions(cards)
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
             with head(address_towards(cards[0].host), **grant.options()):
                 _invite(place, nodes)
@@ -107,7 +107,7 @@ def inside(grant: Grant, nodes: int) -> Iterator[Cluster]:
 
 @contextmanager
 def _meeting() -> Iterator[Path]:
-    """Yield the folder where the nodes meet, and take the address away in the end: the agents leave."""
+    """Yield the folder where the nodes exchange files; in the end remove the address, so that the agents end."""
     name = os.environ.get(FOLDER)
     if not name:
         raise ConnectionError(
@@ -117,7 +117,7 @@ def _meeting() -> Iterator[Path]:
     place = Path(name)
     if not place.is_dir():
         raise ConnectionError(
-            f"{place} is not there: the run must be on a file system all nodes share"
+            f"{place} does not exist: the run must be on a file system that all nodes share"
         )
     try:
         yield place
@@ -125,23 +125,23 @@ def _meeting() -> Iterator[Path]:
         (place / HEAD).unlink(missing_ok=True)
 
 
-def _gather(place: Path, count: int) -> list[Card]:
+def _gather(place: Path, count: int) -> list[NodeCard]:
     """Wait for the cards of all agents."""
     deadline = time.monotonic() + PATIENCE
     while len(paths := sorted(place.glob("*.card"))) < count:
         _check_agents(place)
         if time.monotonic() > deadline:
-            came = ", ".join(path.stem for path in paths) or "none"
+            found = ", ".join(path.stem for path in paths) or "none"
             raise ConnectionError(
-                f"{len(paths)} of {count} other nodes came within {PATIENCE:.0f} s ({came}); "
+                f"{len(paths)} of {count} other nodes joined within {PATIENCE:.0f} s ({found}); "
                 f"is {place} on a file system that all nodes share?"
             )
         time.sleep(POLL)
-    return [Card.read(path) for path in paths]
+    return [NodeCard.read(path) for path in paths]
 
 
-def _agree(cards: list[Card]) -> None:
-    """Refuse a node whose Python or Ray could not work with ours."""
+def _check_versions(cards: list[NodeCard]) -> None:
+    """Check that all nodes have the versions of Python and Ray of this one."""
     ours = versions()
     wrong = [
         f"{name} {card.versions.get(name)} on {card.host}, {mine} on {socket.gethostname()}"
@@ -154,7 +154,7 @@ def _agree(cards: list[Card]) -> None:
 
 
 def _invite(place: Path, nodes: int) -> None:
-    """Tell the agents where Ray is, and wait until all have joined."""
+    """Write Ray's address for the agents, and wait until all have joined."""
     import ray
 
     address = ray.get_runtime_context().gcs_address
@@ -168,7 +168,7 @@ def _invite(place: Path, nodes: int) -> None:
 
 
 def _check_agents(place: Path) -> None:
-    """Notice at once that the agents ended, which the job's script notes."""
+    """Fail at once if the agents have ended, which the job's script records in a file."""
     if (place / AGENTS).exists():
         code = (place / AGENTS).read_text(encoding="utf-8").strip()
         raise ConnectionError(
@@ -177,7 +177,7 @@ def _check_agents(place: Path) -> None:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    """Write a file for this user's eyes only, seen whole or not at all."""
+    """Write a file that only this user can read, and that appears whole or not at all."""
     partial = path.with_name(f".{path.name}")
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(values, file)

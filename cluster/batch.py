@@ -1,7 +1,8 @@
-"""What all batch systems share: a job's description, its script's text, and calls of a system's commands.
+"""What all batch systems share: the description of a job, the text of its script, calls of commands.
 
-A script is made to be read. It sets up the environment, does one piece of work, and hands every request to stop on
-to it. The work ends with code 4 when it was stopped before it was complete; then the job queues itself again.
+A script is meant to be read by people. It sets up the environment, runs one command, and forwards every request
+to stop to it. The command exits with code 4 when it was stopped before it was complete; the job then queues
+itself again.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ import shlex
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 MEMORY = "SBIFLOW_MEMORY"  # variable with the bytes granted on each node
 STOPPED = 4  # exit code of work that was asked to stop; a repeat continues
 PATIENCE = 60.0  # seconds that a system's command may take
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+OPTION = re.compile(r"[A-Za-z][\w-]*")
 SIZES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 Value = str | int | float | bool
 
 HEAD = """\
 # {title}
-# Written by `sbiflow submit`, which writes it anew; to change it, change the configuration.
+# Written by `sbiflow submit`, which overwrites it; to change it, change the configuration.
 """
 WATCH = """\
 stopping= signals=0 work=
@@ -94,6 +98,24 @@ class Job:
     notice: int = 120
     restarts: int = 100
 
+    def __post_init__(self) -> None:
+        """Refuse control characters: they could start a new line in a script, or hide text from the reader."""
+        words = [self.title, self.name, self.stage, self.place, self.folder, self.lock or ""]
+        lines = [
+            *self.setup,
+            *self.work,
+            *(self.first or ()),
+            *(self.node or ()),
+            *chain(*self.then),
+        ]
+        lines = [re.sub(r"[\n\t]", " ", line) for line in lines]  # the shell's, and quoted
+        for word in (*words, *self.options.values(), *self.directives, *lines):
+            if strange := CONTROL.search(str(word)):
+                raise ValueError(f"{str(word)!r} holds the control character {strange[0]!r}")
+        for name in self.options:
+            if not OPTION.fullmatch(name):
+                raise ValueError(f"option {name!r}: valid are letters, digits, '-' and '_'")
+
     @property
     def exit(self) -> Path:
         """File with the exit code of the job, once it has ended."""
@@ -109,8 +131,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class State:
-    """What a batch system says about a job: its state, in the system's word, and why."""
+class JobState:
+    """The state of a job in the batch system's own word, and the reason."""
 
     state: str
     reason: str = ""
@@ -126,7 +148,7 @@ def body(
 ) -> str:
     """Return the part of a script that is the same everywhere.
 
-    Args:
+    Arguments:
         nodes: lines that start the other nodes.
         again: lines that queue the job again, by $code and the signal that came, $stopping.
         end: lines after the work, however it ended.
@@ -160,12 +182,12 @@ def head(job: Job, prefix: str, lines: Sequence[str]) -> str:
 
 
 def memory(job: Job) -> str:
-    """Return the line that tells the work its memory, for systems that do not."""
+    """Return the line that exports the granted memory, for systems that do not set a variable."""
     return f"export {MEMORY}={size(job.options['mem'])}\n" if "mem" in job.options else ""
 
 
 def in_time(job: Job) -> tuple[str, ...]:
-    """Return the work under an alarm clock, for systems that do not tell a job when its time is nearly up."""
+    """Return the work under `timeout`, for systems that do not signal a job before its time limit."""
     if "time" not in job.options:
         return job.work
     rest = seconds(job.options["time"]) - job.notice
@@ -173,7 +195,7 @@ def in_time(job: Job) -> tuple[str, ...]:
 
 
 def known(job: Job, words: Iterable[str], system: str) -> None:
-    """Refuse an option that a system has no word for.
+    """Refuse an option that a system does not have.
 
     Raises:
         ValueError: names the option, the valid ones, and the way around.
@@ -181,8 +203,8 @@ def known(job: Job, words: Iterable[str], system: str) -> None:
     strange = sorted(set(job.options) - set(words))
     if strange:
         raise ValueError(
-            f"{system} has no word for {', '.join(strange)}; valid are {', '.join(sorted(words))}, "
-            "and cluster.directives for what only it knows"
+            f"{system} has no option {', '.join(strange)}; valid are {', '.join(sorted(words))}, "
+            "and cluster.directives for options of its own"
         )
 
 
@@ -199,10 +221,12 @@ def gpus(gres: Value) -> int:
 
 
 def indented(text: str) -> str:
+    """Return a text with two blanks before each line."""
     return "".join(f"  {line}\n" for line in text.splitlines())
 
 
 def quoted(value: object) -> str:
+    """Return a value as one word of a shell."""
     return shlex.quote(str(value))
 
 

@@ -1,4 +1,4 @@
-"""A connection to Ray, whoever started it."""
+"""A connection of this process to Ray."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ from cluster.guard import guard
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """What Ray offers: `cpus` cores and `memory` bytes on `nodes` machines; `alive` asks whether it still runs."""
+class RayCluster:
+    """The resources of a Ray cluster: `cpus` cores and `memory` bytes on `nodes` machines.
+
+    `alive` returns whether Ray still runs.
+    """
 
     cpus: float
     memory: float
     nodes: int
     alive: Callable[[], bool]
 
-    def room(self, cpus: float, memory: float | None) -> int:
-        """Return how many workers of that size fit at once, as far as totals tell."""
+    def capacity(self, cpus: float, memory: float | None) -> int:
+        """Return how many workers of that size fit at once, by the totals of all nodes."""
         by_cpus = int(self.cpus / cpus + 1e-9)
         return by_cpus if not memory else min(by_cpus, int(self.memory / memory))
 
 
 def no_address(address: str | None, backend: str) -> None:
-    """Refuse an address for a backend that makes its own Ray."""
+    """Check that no address is given for a backend that starts Ray itself."""
     if address is not None:
         raise ValueError(
             f"cluster.address = {address!r} has no meaning for the backend {backend!r}; "
@@ -44,7 +47,7 @@ def usable_cpus() -> int:
 
 
 @contextmanager
-def attach(alive: Callable[[], bool], **options: Any) -> Iterator[Cluster]:
+def attach(alive: Callable[[], bool], **options: Any) -> Iterator[RayCluster]:
     """Connect with `ray.init(**options)` and disconnect on leaving; reuse a connection that is there.
 
     From the first step to the last a guard ends this process when Ray is gone and a call to it hangs.
@@ -64,7 +67,7 @@ def attach(alive: Callable[[], bool], **options: Any) -> Iterator[Cluster]:
             yield _describe(alive)
         finally:
             if alive():
-                over.set()  # from here on its daemons may go
+                over.set()  # from here on its daemons may end
             ray.shutdown()
 
 
@@ -80,17 +83,17 @@ def _start(options: dict[str, Any]) -> None:
         raise ConnectionError(f"cannot start or reach Ray: {reason}") from error
 
 
-def _describe(alive: Callable[[], bool]) -> Cluster:
+def _describe(alive: Callable[[], bool]) -> RayCluster:
     import ray
 
     total = ray.cluster_resources()
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    return Cluster(total.get("CPU", 0.0), total.get("memory", 0.0), nodes, alive)
+    return RayCluster(total.get("CPU", 0.0), total.get("memory", 0.0), nodes, alive)
 
 
 @contextmanager
 def _signal_handlers_kept() -> Iterator[None]:
-    """Undo what `ray.init` does to SIGTERM: the stage decides how to leave."""
+    """Restore the handler of SIGTERM that `ray.init` replaces: the stage decides how to stop."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""A Ray that runs already: `ray start --head` on this machine, or any cluster's address."""
+"""A Ray cluster that runs already, on this machine or at any address."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cluster.connection import Cluster, attach
+from cluster.connection import RayCluster, attach
 
-KNOCK = 5.0  # seconds for the head node to accept a connection
+CONNECT = 5.0  # seconds for the head node to accept a connection
 
 
 @contextmanager
-def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Cluster]:
+def connect(address: str | None = None, cpus: int | None = None) -> Iterator[RayCluster]:
     """Connect to the Ray at `address` ("host:port", or "auto" for one on this machine); see `cluster.connect`.
 
     Raises:
@@ -24,31 +24,31 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
             "cluster.address is missing: the backend 'existing' needs 'host:port', or 'auto'"
         )
     if address != "auto":
-        _knock(address)
+        _check_listening(address)
     with attach(head_answers, address=address) as found:
         yield found
 
 
-def _knock(address: str) -> None:
-    """Fail at once where nobody listens; Ray itself would try for minutes."""
+def _check_listening(address: str) -> None:
+    """Fail at once where no process listens; Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or "/" in host:
         raise ValueError(f"cluster.address = {address!r}: valid are 'host:port' and 'auto'")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
     except OSError as error:
         raise ConnectionError(f"no Ray answers at {address}: {error}") from error
 
 
 def head_answers() -> bool:
-    """Ask whether somebody listens where the head node is; true before its address is known."""
+    """Whether a process listens at the head node's address; true before the address is known."""
     from ray._private import worker
 
     node = worker._global_node
     if node is None:
         return True
     try:
-        _knock(node.gcs_address)
+        _check_listening(node.gcs_address)
     except ConnectionError:
         return False
     return True

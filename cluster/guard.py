@@ -1,4 +1,4 @@
-"""A process whose Ray is gone leaves within seconds, even out of a call to Ray that would block for a minute."""
+"""Ends this process within seconds after Ray has died, even where a call to Ray would block for a minute."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from contextlib import contextmanager
 
 DIED = "Ray died; everything finished is kept: repeat the same command to continue"
 EXIT_CODE = 1
-LOOK = 0.5  # seconds between two looks at Ray
-MISSES = 3  # looks in a row without Ray: it is gone
-LEAVE = 2.5  # seconds that this process then has to leave by itself
+CHECK_EVERY = 0.5  # seconds between two checks of Ray
+MISSES = 3  # failed checks in a row after which Ray counts as dead
+LEAVE = 2.5  # seconds that this process then has to end by itself
 
 
 @contextmanager
 def guard(alive: Callable[[], bool]) -> Iterator[threading.Event]:
-    """End this process when Ray is gone and the block does not; the event it yields calls the guard off.
+    """End this process when Ray has died and the block does not end; setting the event it yields stops the guard.
 
-    What waits for an answer inside Ray's C++ code cannot be interrupted by an exception.
+    A call that waits inside Ray's C++ code cannot be interrupted by an exception.
     """
     over = threading.Event()
 
     def watch() -> None:
         misses = 0
         while misses < MISSES:
-            if over.wait(LOOK):
+            if over.wait(CHECK_EVERY):
                 return
             misses = 0 if alive() else misses + 1
         if not over.wait(LEAVE):

@@ -1,4 +1,4 @@
-"""Ray's head in this process: started, and started again where it does not come up."""
+"""Ray's head node in this process; its start is repeated if it fails."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeVar
 
-from cluster.connection import Cluster, attach
+from cluster.connection import RayCluster, attach
 from cluster.host import bound_to, children, daemons_alive, folder
+from cluster.text import shown
 
 OBJECT_STORE = 100 << 20  # bytes; simulations never travel through it
 TRIES = 3  # starts of Ray on a node
@@ -20,13 +21,13 @@ Started = TypeVar("Started")
 @contextmanager
 def head(
     address: str, num_cpus: int, memory: int | None = None, num_gpus: int | None = None
-) -> Iterator[Cluster]:
+) -> Iterator[RayCluster]:
     """Start Ray here, listening on an address of this machine; it ends with the block, and with this process.
 
-    Ray gives its own agents 15 s to start, too few on busy cores or from a cold file system: the next try finds
-    it warm.
+    Ray gives its own agents 15 s to start, which may not suffice on busy cores or from a cold file system; a
+    second try is faster.
 
-    Args:
+    Arguments:
         memory: bytes for simulations; None: as Ray finds them.
         num_gpus: None: as Ray finds them.
 
@@ -35,7 +36,7 @@ def head(
     """
     with bound_to(address), folder() as place, ExitStack() as stack:
 
-        def start() -> Cluster:
+        def start() -> RayCluster:
             connection = attach(
                 _alive_once_started,
                 num_cpus=num_cpus,
@@ -52,7 +53,7 @@ def head(
 
 
 def again(start: Callable[[], Started]) -> Started:
-    """Start something that may fail with a `ConnectionError`, at most `TRIES` times; no try leaves processes."""
+    """Call `start`, at most `TRIES` times where it raises a `ConnectionError`, and kill what failed tries left."""
     for _ in range(TRIES - 1):
         before = children()
         try:
@@ -61,12 +62,12 @@ def again(start: Callable[[], Started]) -> Started:
             for pid in children() - before:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            print(f"sbiflow: once more: {error}", file=sys.stderr, flush=True)
+            print(f"sbiflow: trying again: {shown(error)}", file=sys.stderr, flush=True)
     return start()
 
 
 def _alive_once_started() -> bool:
-    """Ask for Ray's health, but not while it starts: that ends by itself, and is tried again."""
+    """Whether Ray runs; true while it starts, since a failed start raises an error and is repeated."""
     import ray
 
     return not ray.is_initialized() or daemons_alive()

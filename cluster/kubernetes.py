@@ -1,7 +1,8 @@
-"""Kubernetes: one KubeRay RayJob for all stages; the run lies on a volume that all pods mount at its own path."""
+"""Kubernetes (experimental): one KubeRay RayJob for all stages; all pods mount the run's volume at one path."""
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
 
 from cluster.allocation import Grant
-from cluster.batch import Job, State, call, gpus, known, seconds, size
-from cluster.connection import Cluster, attach, no_address, usable_cpus
+from cluster.batch import Job, JobState, call, gpus, known, seconds, size
+from cluster.connection import RayCluster, attach, no_address, usable_cpus
 from cluster.existing import head_answers
 
 CHAINS = False
@@ -25,7 +26,7 @@ LIVE = {"Initializing", "New", "Retrying", "Running", "Suspended", "Suspending",
 
 
 @contextmanager
-def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Cluster]:
+def connect(address: str | None = None, cpus: int | None = None) -> Iterator[RayCluster]:
     """Connect to the Ray that KubeRay made for the job this process is part of; see `cluster.connect`.
 
     Raises:
@@ -38,7 +39,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
 
 
 def granted(environment: Mapping[str, str]) -> Grant:
-    """Return what a pod has; KubeRay tells Ray the rest."""
+    """Return the cores of a pod; KubeRay passes memory and GPUs to Ray."""
     return Grant(usable_cpus())
 
 
@@ -76,7 +77,11 @@ def script(job: Job) -> str:
         },
         "spec": spec,
     }
-    return f"# {job.title}\n" + yaml.safe_dump(manifest, sort_keys=False)
+    yaml, text = YAML(typ="safe", pure=True), io.StringIO()
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(manifest, text)
+    return f"# {job.title}\n{text.getvalue()}"
 
 
 def _name(job: Job) -> str:
@@ -132,8 +137,8 @@ def submit(path: Path, after: str | None = None, success: bool = True) -> str:
     return call(["kubectl", "create", "-f", str(path), "-o", words]).strip()
 
 
-def states(ids: Iterable[str]) -> dict[str, State]:
-    """Return what KubeRay says about jobs.
+def states(ids: Iterable[str]) -> dict[str, JobState]:
+    """Return the states of jobs as KubeRay reports them.
 
     Raises:
         ConnectionError: there is no `kubectl` here.
@@ -143,11 +148,11 @@ def states(ids: Iterable[str]) -> dict[str, State]:
     return {number: read_state(call([*_of("get", number), "-o", words])) for number in ids}
 
 
-def read_state(line: str) -> State:
+def read_state(line: str) -> JobState:
     """Read deployment state, job state and message."""
     deployment, _, rest = line.partition(" ")
     status, _, message = rest.partition(" ")
-    return State(status or deployment, message.strip(), deployment in LIVE)
+    return JobState(status or deployment, message.strip(), deployment in LIVE)
 
 
 def cancel(ids: Iterable[str]) -> None:

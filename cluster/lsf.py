@@ -1,4 +1,4 @@
-"""LSF: jobs by `bsub`, Ray inside what it granted."""
+"""LSF (experimental): jobs by `bsub`, Ray on the nodes that it granted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cluster.batch import (
     MEMORY,
     STOPPED,
     Job,
-    State,
+    JobState,
     body,
     call,
     gpus,
@@ -28,7 +28,7 @@ from cluster.batch import (
     seconds,
     size,
 )
-from cluster.connection import Cluster, no_address, usable_cpus
+from cluster.connection import RayCluster, no_address, usable_cpus
 
 CHAINS = True
 WORDS = (
@@ -60,7 +60,7 @@ AGAIN = """\
 
 
 @contextmanager
-def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Cluster]:
+def connect(address: str | None = None, cpus: int | None = None) -> Iterator[RayCluster]:
     """Start Ray on the nodes of the LSF job that this process is part of; see `cluster.connect`.
 
     Raises:
@@ -75,7 +75,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
 
 
 def granted(environment: Mapping[str, str]) -> Grant:
-    """Return what LSF granted on this node; the script tells the memory."""
+    """Return what LSF granted on this node; the script exports the memory."""
     slots, here = _slots(environment), socket.gethostname()
     cpus = slots.get(here) or slots.get(here.partition(".")[0]) or min(slots.values(), default=1)
     limit = int(environment.get(MEMORY) or 0) or None
@@ -102,8 +102,8 @@ def script(job: Job) -> str:
         )
         end = LEAVE.format(variable=FOLDER)
     lines = (
-        f"-J {job.name}",
-        f"-o {job.folder}/{job.stage}-%J.log",
+        f"-J {quoted(job.name)}",
+        f"-o {quoted(f'{job.folder}/{job.stage}-%J.log')}",
         "-r",
         f'-Q "{STOPPED}"',
         *_lines(job),
@@ -129,7 +129,7 @@ def _lines(job: Job) -> Iterator[str]:
         yield "-x"
     for name, letter in (("partition", "q"), ("account", "P"), ("qos", "sla")):
         if name in options:
-            yield f"-{letter} {options[name]}"
+            yield f"-{letter} {quoted(options[name])}"
 
 
 def submit(path: Path, after: str | None = None, success: bool = True) -> str:
@@ -145,14 +145,14 @@ def submit(path: Path, after: str | None = None, success: bool = True) -> str:
 
 
 def read_id(answer: str) -> str:
-    """Read `Job <123> is submitted to queue <normal>.`"""
+    """Return the id in `Job <123> is submitted to queue <normal>.`, the answer of `bsub`."""
     found = re.search(r"Job <(\d+)>", answer)
     if not found:
         raise ValueError(f"bsub answered {answer.strip()!r}, which names no job")
     return found[1]
 
 
-def states(ids: Iterable[str]) -> dict[str, State]:
+def states(ids: Iterable[str]) -> dict[str, JobState]:
     """Return what LSF knows of jobs.
 
     Raises:
@@ -162,11 +162,11 @@ def states(ids: Iterable[str]) -> dict[str, State]:
     return read_states(call(["bjobs", "-a", "-noheader", "-o", "jobid stat exit_code", *ids]))
 
 
-def read_states(table: str) -> dict[str, State]:
+def read_states(table: str) -> dict[str, JobState]:
     """Read the lines of `bjobs`: id, state, exit code."""
     rows = [line.split() for line in table.splitlines()]
     return {
-        row[0]: State(row[1], f"exit code {row[2]}" if row[2] != "-" else "", row[1] in LIVE)
+        row[0]: JobState(row[1], f"exit code {row[2]}" if row[2] != "-" else "", row[1] in LIVE)
         for row in rows
         if len(row) == 3
     }

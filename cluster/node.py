@@ -1,7 +1,7 @@
 """The agent on a job's other nodes: `python -m cluster.node SYSTEM FOLDER` joins this node to the job's Ray.
 
-It ends when the head takes its address away, when Ray ends, or when the batch system says so; Ray's daemons here
-end with it, also when it is killed.
+It ends when the head removes its address, when Ray ends, or on a signal of the batch system. Ray's daemons on this
+node end with it, also when it is killed.
 """
 
 from __future__ import annotations
@@ -16,41 +16,42 @@ from types import FrameType
 from typing import Any
 
 import cluster
-from cluster.allocation import HEAD, PATIENCE, POLL, Card, Grant
+from cluster.allocation import HEAD, PATIENCE, POLL, Grant, NodeCard
 from cluster.head import OBJECT_STORE, again
 from cluster.host import address_towards, bound_to, folder
+from cluster.text import shown
 
 
-class _Over(Exception):
-    """The batch system asked to leave."""
+class _Terminated(Exception):
+    """The batch system sent SIGTERM."""
 
 
 def main() -> None:
-    """Join, stay while the head is there, leave."""
+    """Join Ray until the head ends."""
     name, place = sys.argv[1], Path(sys.argv[2])
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         join(place, cluster.system(name).granted(os.environ))
-    except _Over:
+    except _Terminated:
         return
     except ConnectionError as error:
-        sys.exit(f"sbiflow: {error}")
+        sys.exit(f"sbiflow: {shown(error)}")
 
 
 def join(place: Path, grant: Grant) -> None:
-    """Be a node of the Ray that the head of this job starts.
+    """Add this node to the Ray cluster that the head of this job starts.
 
     Raises:
-        ConnectionError: the folder is not seen here, or the head does not come.
+        ConnectionError: the folder is not visible here, or the head does not start Ray.
     """
-    card = Card.own(grant)
+    card = NodeCard.own(grant)
     if not place.is_dir():
         raise ConnectionError(
-            f"{place} is not seen on {card.host}: the run must be on a file system that all nodes share"
+            f"{place} is not visible on {card.host}: the run must be on a file system that all nodes share"
         )
     try:
-        card.leave(place)
-    except FileNotFoundError:  # the job was over meanwhile
+        card.write(place)
+    except FileNotFoundError:  # the job has ended meanwhile
         return
     head = _head(place)
     if head is None:
@@ -63,12 +64,12 @@ def join(place: Path, grant: Grant) -> None:
             while (place / HEAD).exists() and not node.dead_processes():
                 time.sleep(POLL)
         finally:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it leaves already
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already
             node.kill_all_processes(check_alive=False, allow_graceful=True)
 
 
 def _head(place: Path) -> dict[str, Any] | None:
-    """Wait for the head's address; None when the job is over before."""
+    """Wait for the head's address; None if the job ends before."""
     deadline = time.monotonic() + 2 * PATIENCE
     while place.is_dir():
         try:
@@ -101,8 +102,8 @@ def _daemons(address: str, own: str, temporary: Path, grant: Grant) -> Any:
         raise ConnectionError(f"Ray does not start on this node: {error}") from error
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise _Over
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""PBS: jobs by `qsub`, Ray inside what it granted.
+"""PBS (experimental): jobs by `qsub`, Ray on the nodes that it granted.
 
-A job of PBS can neither learn that its time is nearly up nor queue itself again under its own id. So the work runs
-under an alarm clock, all stages are one job, and the script submits itself for the next turn.
+PBS neither tells a job that its time limit is near, nor can a job queue itself again under its own id.
+Therefore the work runs under `timeout`, all stages are one job, and the script submits itself again where work
+is left.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from cluster.batch import (
     MEMORY,
     STOPPED,
     Job,
-    State,
+    JobState,
     body,
     call,
     gpus,
@@ -30,7 +32,7 @@ from cluster.batch import (
     seconds,
     size,
 )
-from cluster.connection import Cluster, no_address, usable_cpus
+from cluster.connection import RayCluster, no_address, usable_cpus
 
 CHAINS = False
 WORDS = ("account", "cpus-per-task", "exclusive", "gres", "mem", "nodes", "partition", "time")
@@ -59,7 +61,7 @@ fi
 
 
 @contextmanager
-def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Cluster]:
+def connect(address: str | None = None, cpus: int | None = None) -> Iterator[RayCluster]:
     """Start Ray on the nodes of the PBS job that this process is part of; see `cluster.connect`.
 
     Raises:
@@ -75,7 +77,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Clu
 
 
 def granted(environment: Mapping[str, str]) -> Grant:
-    """Return what PBS granted on this node; the script tells the memory."""
+    """Return what PBS granted on this node; the script exports the memory."""
     cpus = min(int(environment.get("NCPUS", "1")), usable_cpus())
     return Grant(cpus, int(environment.get(MEMORY) or 0) or None, visible_gpus(environment))
 
@@ -101,7 +103,9 @@ def script(job: Job) -> str:
         script=quoted(job.folder / f"{job.stage}.sh"),
         number=quoted(job.folder / f"{job.stage}.id"),
     )
-    lines = (f"-N {job.name}", "-j oe", f"-o {job.folder}/{job.stage}.log", "-r y", *_lines(job))
+    name = re.sub(r"[^\w.+-]+", "-", job.name)  # PBS takes no others
+    log = quoted(f"{job.folder}/{job.stage}.log")
+    lines = (f"-N {name}", "-j oe", f"-o {log}", "-r y", *_lines(job))
     return head(job, "#PBS", lines) + body(job, memory(job) + nodes, again, end, in_time(job))
 
 
@@ -117,9 +121,9 @@ def _lines(job: Job) -> Iterator[str]:
     if "time" in options:
         yield f"-l walltime={seconds(options['time'])}"
     if "partition" in options:
-        yield f"-q {options['partition']}"
+        yield f"-q {quoted(options['partition'])}"
     if "account" in options:
-        yield f"-A {options['account']}"
+        yield f"-A {quoted(options['account'])}"
 
 
 def submit(path: Path, after: str | None = None, success: bool = True) -> str:
@@ -134,7 +138,7 @@ def submit(path: Path, after: str | None = None, success: bool = True) -> str:
     return call(["qsub", *wait, str(path)]).strip()
 
 
-def states(ids: Iterable[str]) -> dict[str, State]:
+def states(ids: Iterable[str]) -> dict[str, JobState]:
     """Return what PBS knows of jobs.
 
     Raises:
@@ -144,10 +148,10 @@ def states(ids: Iterable[str]) -> dict[str, State]:
     return read_states(call(["qstat", "-x", *ids]))
 
 
-def read_states(table: str) -> dict[str, State]:
+def read_states(table: str) -> dict[str, JobState]:
     """Read the table of `qstat`: id, name, user, time, state, queue."""
     rows = [line.split() for line in table.splitlines()[2:]]
-    return {row[0]: State(row[-2], "", row[-2] in LIVE) for row in rows if len(row) >= 6}
+    return {row[0]: JobState(row[-2], "", row[-2] in LIVE) for row in rows if len(row) >= 6}
 
 
 def cancel(ids: Iterable[str]) -> None:

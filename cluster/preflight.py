@@ -1,4 +1,4 @@
-"""Is a worker's code the driver's? Stale or foreign packages on a node fail at once, not after hours."""
+"""Compare a worker's code with the driver's: outdated packages on a node are found at once, not after hours."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Where a process runs and with what.
+class CodeFingerprint:
+    """Node, code and versions of a process.
 
-    `folders` {package: path}, `sources` {file with its package: sha256}, `versions` {distribution: version}.
+    Attributes:
+        node: name of the host.
+        folders: path by package.
+        sources: SHA-256 by file, with its package.
+        versions: by distribution.
     """
 
     node: str
@@ -26,14 +30,15 @@ class Facts:
     versions: dict[str, str]
 
 
-def facts(packages: Iterable[str], distributions: Iterable[str], loaded: bool = False) -> Facts:
+def fingerprint(
+    packages: Iterable[str], distributions: Iterable[str], loaded: bool = False
+) -> CodeFingerprint:
     """Describe this process without importing the packages.
 
-    Args:
+    Arguments:
         packages: names of top-level packages whose sources count.
         distributions: names of installed distributions whose versions count.
-        loaded: whether only the modules imported so far count; a worker that never imports a module does not care
-            that somebody edits it meanwhile.
+        loaded: whether only the modules imported so far count; changes of others do not affect a worker.
     """
     folders = {name: folder for name in packages if (folder := _folder(name)) is not None}
     sources = {
@@ -46,11 +51,11 @@ def facts(packages: Iterable[str], distributions: Iterable[str], loaded: bool = 
     versions = {"python": platform.python_version()}
     versions |= {name: _version(name) for name in distributions}
     places = {name: str(folder) for name, folder in folders.items()}
-    return Facts(socket.gethostname(), places, sources, versions)
+    return CodeFingerprint(socket.gethostname(), places, sources, versions)
 
 
-def differences(driver: Facts, worker: Facts) -> list[str]:
-    """Return one sentence for each source file or version in which a worker is not like the driver."""
+def differences(driver: CodeFingerprint, worker: CodeFingerprint) -> list[str]:
+    """Return one sentence for each source file or version in which a worker differs from the driver."""
     found = []
     for file, digest in worker.sources.items():
         expected = driver.sources.get(file, "absent")

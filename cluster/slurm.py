@@ -1,4 +1,4 @@
-"""SLURM: jobs by `sbatch`, Ray inside what it granted."""
+"""SLURM: jobs by `sbatch`, Ray on the nodes that it granted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.allocation import AGENTS, FOLDER, Grant, inside
-from cluster.batch import LEAVE, STOPPED, Job, State, body, call, head, quoted
-from cluster.connection import Cluster, no_address, usable_cpus
+from cluster.batch import LEAVE, STOPPED, Job, JobState, body, call, head, quoted
+from cluster.connection import RayCluster, no_address, usable_cpus
 
 CHAINS = True  # a job can wait for another's success
 LIVE = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "STAGE_OUT"}
@@ -29,7 +29,7 @@ mkdir -p "${variable}"
 """
 TASK = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"  # its own id may stand for the whole array
 REST = """\
-# all simulations are there: tasks that wait, or that SLURM holds because it could not launch them, have no part
+# all simulations are done: cancel tasks that wait, or that SLURM holds because it could not launch them
 [ $code != 0 ] || scancel --quiet --state=PENDING "$SLURM_ARRAY_JOB_ID"
 """
 AGAIN = """\
@@ -46,7 +46,7 @@ fi
 
 
 @contextmanager
-def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Cluster]:
+def connect(address: str | None = None, cpus: int | None = None) -> Iterator[RayCluster]:
     """Start Ray on the nodes of the SLURM job that this process is part of; see `cluster.connect`.
 
     Raises:
@@ -78,7 +78,7 @@ def granted(environment: Mapping[str, str]) -> Grant:
 def script(job: Job) -> str:
     """Return the batch script of a job."""
     lines = [
-        f"--job-name={job.name}",
+        _option("job-name", job.name),
         _option("output", f"{job.folder}/{job.stage}-%j.log"),
         "--open-mode=append",
         f"--signal=B:USR1@{job.notice}",
@@ -115,7 +115,7 @@ def submit(path: Path, after: str | None = None, success: bool = True) -> str:
     return call(["sbatch", "--parsable", *wait, str(path)]).strip().partition(";")[0]
 
 
-def states(ids: Iterable[str]) -> dict[str, State]:
+def states(ids: Iterable[str]) -> dict[str, JobState]:
     """Return what SLURM knows of jobs; it forgets finished ones after minutes, unless it keeps accounts.
 
     Raises:
@@ -123,7 +123,7 @@ def states(ids: Iterable[str]) -> dict[str, State]:
         ValueError: its controller does not answer.
     """
     wanted = list(ids)
-    found: dict[str, State] = {}
+    found: dict[str, JobState] = {}
     for line in call(
         ["squeue", "--me", "--states=all", "--noheader", "--format=%i|%T|%r"]
     ).splitlines():
@@ -131,7 +131,7 @@ def states(ids: Iterable[str]) -> dict[str, State]:
         number = number.partition("_")[0]
         if number in wanted:
             told = reason if reason not in ("None", "(null)") else ""
-            found[number] = _together(State(state, told, state in LIVE), found.get(number))
+            found[number] = _together(JobState(state, told, state in LIVE), found.get(number))
     lost = [number for number in wanted if number not in found]
     if lost:
         command = [
@@ -139,18 +139,18 @@ def states(ids: Iterable[str]) -> dict[str, State]:
             "--noheader",
             "--parsable2",
             "--allocations",
-            "--format=JobID,State,ExitCode",
+            "--format=JobID,JobState,ExitCode",
         ]
         for line in _accounts([*command, f"--jobs={','.join(lost)}"]):
             number, state, code = line.split("|", 2)
             number = number.partition("_")[0]
-            ended = State(state.partition(" ")[0], f"exit code {code.partition(':')[0]}")
+            ended = JobState(state.partition(" ")[0], f"exit code {code.partition(':')[0]}")
             found[number] = _together(ended, found.get(number))
     return found
 
 
-def _together(one: State, other: State | None) -> State:
-    """Return the state of an array from those of two tasks: one that completed says that all is done."""
+def _together(one: JobState, other: JobState | None) -> JobState:
+    """Return the state of an array from those of two tasks; it is complete once one task has completed."""
     if other is None:
         return one
     return min(one, other, key=lambda s: (not s.live, s.state != "RUNNING", s.state != "COMPLETED"))

@@ -1,9 +1,11 @@
-"""Posterior estimators: a module with a loss that hands out a posterior.
+"""Posterior estimators: modules with a loss, whose `posterior()` draws and gives densities.
 
-estimator = estimators.create("cmpe", theta, x, low=low, high=high)
-estimator.loss(theta[batch], x[batch], progress).backward()
-estimators.save("posterior", estimator, provenance={})
-draws = estimators.load("posterior").sample(x_observed, 1000)
+    estimator = estimators.create("cmpe", theta, x, low=low, high=high)
+    estimator.loss(theta[batch], x[batch], progress).backward()
+    estimators.save("posterior", estimator, provenance={})
+    draws = estimators.load("posterior").sample(x_observed, 1000)
+
+Names and arguments of all estimators are known without importing torch.
 """
 
 from __future__ import annotations
@@ -13,40 +15,42 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from estimators.registry import arguments, available, check
+from estimators.checks import renamed
+from estimators.registry import arguments, available, check, current
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from estimators.artefact import ArtefactError as ArtefactError
+    from estimators.description import ArtefactError as ArtefactError
     from estimators.distilled_density import distil as distil
     from estimators.estimator import Estimator as Estimator
-    from estimators.estimator import Problem as Problem
     from estimators.passes import best_times as best_times
     from estimators.posterior import Posterior as Posterior
+    from estimators.problem import InferenceProblem as InferenceProblem
     from estimators.training_range import OutOfRangeWarning as OutOfRangeWarning
 
 __all__ = [
     "ArtefactError",
     "Estimator",
+    "InferenceProblem",
     "OutOfRangeWarning",
     "Posterior",
-    "Problem",
     "arguments",
     "available",
     "best_times",
     "check",
     "create",
+    "current",
     "distil",
     "load",
     "save",
 ]
 
 _LAZY = {
-    "ArtefactError": "estimators.artefact",
+    "ArtefactError": "estimators.description",
     "Estimator": "estimators.estimator",
     "Posterior": "estimators.posterior",
-    "Problem": "estimators.estimator",
+    "InferenceProblem": "estimators.problem",
     "OutOfRangeWarning": "estimators.training_range",
     "best_times": "estimators.passes",
     "distil": "estimators.distilled_density",
@@ -55,6 +59,7 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     # The names of the estimators must be known without the price of importing torch.
+    name = renamed("Problem", "InferenceProblem", "InferenceProblem") if name == "Problem" else name
     if name not in _LAZY:
         raise AttributeError(f"module 'estimators' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)
@@ -71,6 +76,8 @@ def create(
     scales: Sequence[str] | None = None,
     preprocessing: str = "none",
     standardisation: str = "moments",
+    parameter_shape: Sequence[int] | None = None,
+    grouping: str | Mapping[str, Sequence[str]] = "array",
     **arguments: Any,
 ) -> Estimator:
     """Return a new estimator, shaped and standardised by training rows.
@@ -84,7 +91,11 @@ def create(
         scales: linear or log, of each parameter: the scale on which it is inferred; none: linear.
         preprocessing: what is done with x first, see `estimators.preprocessing`.
         standardisation: of parameters and outputs by the training rows: moments (mean and standard
-            deviation), or robust (median and central 68 %) where outliers would squeeze the rest.
+            deviation), or robust (median and central 68 %) where outliers would dominate the standard deviation.
+        parameter_shape: shape of the parameters as an array, of product D; none: (D,).
+        grouping: what shares one mean and scale: array (all parameters of an image, and all elements of an
+            image among the outputs that have no network of their own), element (nothing), or names of
+            parameters by name of their group.
         arguments: the estimator's own settings, see `estimators.arguments(name)`.
 
     Raises:
@@ -92,15 +103,23 @@ def create(
         TypeError: unknown argument.
         ValueError: an argument or the data are out of range.
     """
-    from estimators.estimator import Problem
+    from estimators.problem import InferenceProblem
     from estimators.registry import build
     from estimators.transform import standardise_by
 
-    problem, theta, x = Problem.of(
-        theta, x, low=low, high=high, names=names, scales=scales, preprocessing=preprocessing
+    problem, theta, x = InferenceProblem.of(
+        theta,
+        x,
+        low=low,
+        high=high,
+        names=names,
+        scales=scales,
+        preprocessing=preprocessing,
+        parameter_shape=parameter_shape,
+        grouping=grouping,
     )
     estimator = build(name, problem, arguments)
-    standardise_by(estimator, standardisation)
+    standardise_by(estimator, standardisation, grouped=grouping != "element")
     estimator.standardise(theta, x)
     return estimator
 

@@ -1,7 +1,7 @@
 """A posterior on disk: a folder of tensors and JSON, with no pickled classes.
 
 posterior.json   format version, estimator's name and arguments, names, bounds and shapes,
-                 sha256 of the weights, provenance
+                 sha256 of the weights, provenance; as the last its own checksum
 weights.pt       the module's tensors, standardisation included; opened with weights_only=True
 """
 
@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from estimators.estimator import Estimator, Problem
+from estimators.description import DESCRIPTION, FORMAT, WEIGHTS, ArtefactError, aside, read, sealed
+from estimators.estimator import Estimator
 from estimators.posterior import Posterior
+from estimators.problem import InferenceProblem
 from estimators.registry import build
-
-FORMAT = 2  # 2: the training range of x
-DESCRIPTION, WEIGHTS = "posterior.json", "weights.pt"
-
-
-class ArtefactError(ValueError):
-    """A folder that holds no readable posterior."""
 
 
 def save(path: Path, estimator: Estimator, provenance: Mapping[str, Any]) -> None:
@@ -54,18 +49,19 @@ def save(path: Path, estimator: Estimator, provenance: Mapping[str, Any]) -> Non
             "scales": problem.scales,
             "low": [_finite(value) for value in problem.low],
             "high": [_finite(value) for value in problem.high],
+            "shape": problem.parameter_shape,
         },
         "x": problem.x,
         "preprocessing": problem.preprocessing,
         "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)},
         "provenance": dict(provenance),
     }
-    text = json.dumps(description, indent=2, allow_nan=False)
+    text = sealed(description)
     new = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     _write(new / WEIGHTS, weights)
-    _write(new / DESCRIPTION, text.encode())
+    _write(new / DESCRIPTION, text)
     _exchange(new, path)
 
 
@@ -76,32 +72,27 @@ def load(path: Path, device: str) -> Posterior:
         ArtefactError: nothing there, something damaged, or a newer format.
         LookupError: its estimator is not installed.
     """
-    folder = path if path.exists() else _aside(path)
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text())
-        weights = (folder / WEIGHTS).read_bytes()
-    except FileNotFoundError as error:
-        raise ArtefactError(f"{path}: no posterior here ({error.filename} is missing)") from error
-    except ValueError as error:
-        raise ArtefactError(f"{path / DESCRIPTION}: damaged ({error})") from error
-    version = description.get("format") if isinstance(description, dict) else None
-    if not isinstance(version, int):
-        raise ArtefactError(f"{path / DESCRIPTION}: damaged (no format version)")
-    if version > FORMAT:
-        raise ArtefactError(
-            f"{path}: written in format {version} by a newer sbiflow; this one reads up to {FORMAT}"
-        )
-    if version < FORMAT:
-        raise ArtefactError(f"{path}: written in the older format {version}; train it anew")
+    return restore(path, *read(path), device)
+
+
+def restore(
+    path: Path, description: dict[str, Any], weights: bytes, device: str = "cpu"
+) -> Posterior:
+    """Return the posterior that `read` found in the folder `path`.
+
+    Raises:
+        ArtefactError: the description and the weights do not fit together.
+        LookupError: its estimator is not installed.
+    """
     try:
         problem = _problem(description)
         name, given = description["estimator"], description["arguments"]
-        digest, provenance = description["weights"]["sha256"], description["provenance"]
+        provenance = description["provenance"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(f"{path / DESCRIPTION}: damaged ({error!r})") from error
-    if hashlib.sha256(weights).hexdigest() != digest:
-        raise ArtefactError(f"{path / WEIGHTS}: damaged (not the bytes posterior.json describes)")
-    estimator = build(name, problem, given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # older artefacts hold former names
+        estimator = build(name, problem, given)
     try:
         state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
         estimator.load_state_dict(state)
@@ -112,16 +103,22 @@ def load(path: Path, device: str) -> Posterior:
     return Posterior(estimator.to(device).eval(), provenance)
 
 
-def _problem(description: dict[str, Any]) -> Problem:
+def _problem(description: dict[str, Any]) -> InferenceProblem:
     theta = description["theta"]
-    return Problem(
+    return InferenceProblem(
         names=tuple(theta["names"]),
         low=tuple(-math.inf if value is None else float(value) for value in theta["low"]),
         high=tuple(math.inf if value is None else float(value) for value in theta["high"]),
         x={name: tuple(shape) for name, shape in description["x"].items()},
         scales=tuple(theta.get("scales", ())),
         preprocessing=description.get("preprocessing", "none"),
+        shape=_image(theta.get("shape", ())),
     )
+
+
+def _image(shape: list[int]) -> tuple[int, ...]:
+    """Return the shape of parameters that are an array of several axes; () is that of all others."""
+    return tuple(shape) if len(shape) > 1 else ()
 
 
 def _finite(value: float) -> float | None:
@@ -137,18 +134,14 @@ def _write(path: Path, data: bytes) -> None:
 
 def _exchange(new: Path, path: Path) -> None:
     """Put the folder `new` in the place of `path`; killed in between, the old one lies aside."""
-    aside = _aside(path)
+    old = aside(path)
     if path.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
     new.rename(path)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.previous")

@@ -3,19 +3,18 @@
 A consistency function f maps a noisy parameter u_t = u + t z, z ~ N(0, I), at any time t in
 [epsilon, T] to a draw from p(u | x), and leaves u at t = epsilon:
 
-    f(u_t, t; x) = c_skip(t) u_t + c_out(t) F(c_in(t) u_t, x, t)
-    c_skip = s^2 / ((t - epsilon)^2 + s^2),   c_out = s (t - epsilon) / sqrt(s^2 + t^2)
-    c_in   = 1 / sqrt(s^2 + t^2),             s the spread of u
+    f(u_t, t; x) = c_skip(t) u_t + c_out(t) F(a c_in(t) u_t, a x, t)
 
-Neighbouring points t_i < t_{i+1} of a grid, reached with the same z, must give the same answer. The
-teacher f(u + t_i z, t_i) is the same network, with the same dropout mask and without gradient:
+with the coefficients of `estimators.preconditioning` and the input scale a. Neighbouring points
+t_i < t_{i+1} of a grid, reached with the same z, must give the same answer. The teacher
+f(u + t_i z, t_i) is the same network, with the same dropout mask and without gradient:
 
-    loss = E [ d(f(u + t_{i+1} z, t_{i+1}), f(u + t_i z, t_i)) / (t_{i+1} - t_i) ]
-    d(a, b) = sqrt(|a - b|^2 + c^2) - c,  c = huber sqrt(D)
+    loss = E [ w_i d(f(u + t_{i+1} z, t_{i+1}), f(u + t_i z, t_i)) ],   w_i proportional to 1 / (t_{i+1} - t_i)
+    d(a, b) = sqrt(|a - b|^2 + c^2) - c,   c = huber sqrt(D)
 
-The grid t_i = (epsilon^(1/rho) + i/N (T^(1/rho) - epsilon^(1/rho)))^rho has N = s0 intervals at
-first and doubles up to s1 as training proceeds; i is drawn so that log t is about normal. One
-network pass gives a draw; further passes add noise again and repeat.
+with weights w_i of mean 1. The grid t_i = (epsilon^(1/rho) + i/N (T^(1/rho) - epsilon^(1/rho)))^rho has
+N = s0 intervals at first and doubles up to s1 as training proceeds; i is drawn so that log t is about
+normal. One network pass gives a draw; further passes add noise again and repeat.
 
 Schmitt, Pratz, Koethe, Buerkner, Radev: Consistency Models for Scalable and Fast Simulation-Based
 Inference (2023), arXiv 2312.05440. Song, Dhariwal: Improved Techniques for Training Consistency
@@ -26,16 +25,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from estimators.consistency import ConsistencyEstimator, log_normal_shares
-from estimators.estimator import Problem, within
-from estimators.network import free_form_network
-from estimators.network.base import Pair
+from estimators.consistency import (
+    ConsistencyEstimator,
+    log_normal_probabilities,
+    pseudo_huber,
+    times_apart,
+)
+from estimators.network import free_form_network, fused
+from estimators.network.inputs import NetworkInputs
 from estimators.network.time import LogTimeFeatures
+from estimators.preconditioning import Preconditioning
+from estimators.problem import InferenceProblem
+from estimators.settings import (
+    EstimatorSettings,
+    Exponent,
+    Float,
+    NetworkSpec,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+)
+
+
+class CMPESettings(EstimatorSettings, NetworkSpec):
+    """Settings of `CMPE`.
+
+    Arguments:
+        features: frequencies of log t that F sees.
+        input_scale: a, factor on the inputs u and x of F: the spatial frequencies F starts with.
+        sigma: s, the standard deviation of the standardised parameters.
+        epsilon, T: the shortest and the longest time.
+        rho: exponent of the grid.
+        s0, s1: intervals of the grid at the start and at the end of training.
+        p_mean, p_std: mean and standard deviation of log t.
+        huber: c / sqrt(D).
+        sampling_steps: network passes for a draw.
+    """
+
+    features: PositiveInt = 16
+    input_scale: PositiveFloat = 6.0
+    sigma: PositiveFloat = 1.0
+    epsilon: PositiveFloat = 1e-3
+    T: Float = 10.0
+    rho: Exponent = 7.0
+    s0: Annotated[int, Field(strict=True, ge=2)] = 10
+    s1: PositiveInt = 50
+    p_mean: Float = -3.0
+    p_std: PositiveFloat = 2.0
+    huber: NonNegativeFloat = 0.00054
+    sampling_steps: PositiveInt = 10
+
+    @model_validator(mode="after")
+    def _grid_is_possible(self) -> Self:
+        times_apart(self.epsilon, self.T)
+        if self.s1 < self.s0:
+            raise ValueError(f"s1 = {self.s1}: valid is at least s0 = {self.s0}")
+        return self
 
 
 class CMPE(ConsistencyEstimator):
@@ -43,147 +94,98 @@ class CMPE(ConsistencyEstimator):
 
     Arguments:
         problem: names, bounds and shapes.
-        network: name of F, see `estimators.network`.
-        width, depth, dropout: its size and dropout; None is the network's own default.
-        network_arguments: its other settings.
-        features: frequencies of log t that F sees.
-        gain: factor on the inputs u and x of F: the spatial frequencies F starts with.
-        sigma: s, the spread of the standardised parameters.
-        epsilon, T: the shortest and the longest time.
-        rho: exponent of the grid.
-        s0, s1: intervals of the grid at the start and at the end of training.
-        p_mean, p_std: mean and standard deviation of log t.
-        huber: c / sqrt(D).
-        steps: network passes for a draw.
-        bounds: treatment of bounded parameters, see `estimators.transform`.
-        summary, summary_arguments: the summary network, see `estimators.summary`.
+        settings: see `CMPESettings`.
 
     Raises:
-        ValueError, TypeError: an argument out of its range or of another type.
+        LookupError, ValueError, TypeError: a setting that is not valid.
     """
 
     learning_rate = 3e-3
+    settings_type = CMPESettings
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        network: str = "mlp",
-        width: int | None = None,
-        depth: int | None = None,
-        dropout: float | None = None,
-        network_arguments: Mapping[str, Any] | None = None,
-        features: int = 16,
-        gain: float = 6.0,
-        sigma: float = 1.0,
-        epsilon: float = 1e-3,
-        T: float = 10.0,
-        rho: float = 7.0,
-        s0: int = 10,
-        s1: int = 50,
-        p_mean: float = -3.0,
-        p_std: float = 2.0,
-        huber: float = 0.00054,
-        steps: int = 10,
-        bounds: str = "reflect",
-        summary: str = "identity",
-        summary_arguments: Mapping[str, Any] | None = None,
-    ) -> None:
-        within("features", features, 1, integer=True)
-        within("gain", gain, 1e-6)
-        within("sigma", sigma, 1e-6)
-        within("epsilon", epsilon, 1e-6)
-        within("T", T, 2 * epsilon)
-        within("rho", rho, 1)
-        within("s0", s0, 2, integer=True)
-        within("s1", s1, s0, integer=True)
-        within("p_mean", p_mean, -math.inf)
-        within("p_std", p_std, 1e-6)
-        within("huber", huber, 0)
-        within("steps", steps, 1, integer=True)
-        super().__init__(
-            problem, bounds=bounds, summary=summary, summary_arguments=summary_arguments
-        )
-        self.sigma, self.epsilon, self.T, self.rho = sigma, epsilon, T, rho
-        self.s0, self.s1, self.p_mean, self.p_std = s0, s1, p_mean, p_std
-        self.gain, self.steps = gain, steps
-        self.c = huber * math.sqrt(problem.size)
-        self.features = LogTimeFeatures(features)
+    def __init__(self, problem: InferenceProblem, settings: CMPESettings) -> None:
+        super().__init__(problem, settings)
+        self.settings, self.input_scale = settings, settings.input_scale
+        self.epsilon, self.T, self.rho = settings.epsilon, settings.T, settings.rho
+        self.sampling_steps = settings.sampling_steps
+        self.c = settings.huber * math.sqrt(problem.size)
+        self.preconditioning = Preconditioning(settings.sigma, settings.epsilon)
+        self.inputs = NetworkInputs(LogTimeFeatures(settings.features), settings.input_scale)
+        sizes = problem.size, self.summary.width, self.inputs.features.width
         self.network = free_form_network(
-            network,
-            problem.size,
-            self.summary.width,
-            self.features.width,
-            {"width": width, "depth": depth, "dropout": dropout, **(network_arguments or {})},
+            settings.network, *sizes, settings.network_settings, problem.shape
         )
-        self._stages: dict[tuple[int, torch.device], Stage] = {}
+        self._discretisations: dict[tuple[int, torch.device], Discretisation] = {}
 
     @property
-    def floats(self) -> int:
-        return self.network.floats
+    def row_memory(self) -> int:
+        return self.network.row_memory
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
-        u, context = self.transform(theta), self.gain * self.summary(x)
-        stage = self.stage(progress, u.device)
-        i = stage.draw(len(u))
+        u = self.transform(theta)
+        context = self.context(x, len(u))
+        grid = self.discretisation(progress, u.device)
+        i = grid.sample_intervals(len(u))
         masks = self.network.masks(len(u), u.device)
-        noise = torch.randn_like(u)
-        pair = Pair(u, noise, context, i, stage.table, stage.weights, self.c)
-        return self.network.contrast(pair, masks)
+        z = torch.randn_like(u)
+        if torch.is_grad_enabled() and fused.applies(self.network, u):
+            return self._fused_loss(u, z, context, i, grid, masks)
+        t, t_next = grid.times[i].split(1, dim=1)
+        with torch.no_grad():
+            teacher = self.consistency_function(u + t * z, context, t, masks)
+        student = self.consistency_function(u + t_next * z, context, t_next, masks)
+        return (grid.weights[i] * pseudo_huber(student - teacher, self.c)).mean()
 
-    def consistency(self, noisy: Tensor, context: Tensor, columns: Tensor) -> Tensor:
-        """Return f(u_t, t; x), shape (rows, D).
+    def _fused_loss(
+        self,
+        u: Tensor,
+        z: Tensor,
+        context: Tensor,
+        i: Tensor,
+        grid: Discretisation,
+        masks: Tensor | None,
+    ) -> Tensor:
+        """Return the same loss by the optimisation of `estimators.network.fused`."""
+        pair = fused.Pair(u, z, context, i, grid.table, grid.weights, self.c, self.inputs.scale)
+        return fused.consistency_loss(self.network, pair, masks)
 
-        Arguments:
-            noisy: u_t, shape (rows, D).
-            context: summary of x times the gain, shape (rows, C).
-            columns: `self.columns(t)` for the rows' times.
-        """
-        _, skip, out, scale = columns[:, :4].split(1, dim=1)
-        output = self.network(scale * noisy, context, columns[:, 4:])
-        return torch.addcmul(skip * noisy, out, output)
+    def consistency_function(
+        self, noisy: Tensor, context: Tensor, t: Tensor, masks: Tensor | None = None
+    ) -> Tensor:
+        scales = self.preconditioning
+        output = self.network(*self.inputs(noisy, context, t, scales.c_in(t)), masks)
+        return torch.addcmul(scales.c_skip(t) * noisy, scales.c_out(t), output)
 
-    def columns(self, t: Tensor) -> Tensor:
-        """Return t, c_skip, c_out, gain c_in and the features of times (rows,), side by side."""
-        variance, late = self.sigma**2, t - self.epsilon
-        spread = (variance + t.square()).rsqrt()
-        skip = variance / (late.square() + variance)
-        head = torch.stack([t, skip, self.sigma * late * spread, self.gain * spread], dim=1)
-        return torch.cat([head, self.features(t)], dim=1)
-
-    def stage(self, progress: float, device: torch.device) -> Stage:
-        """Return the discretisation at this share of training."""
-        doublings = math.log2(self.s1 / self.s0)
-        intervals = min(self.s0 * 2 ** int(progress * (doublings + 1)), self.s1)
+    def discretisation(self, progress: float, device: torch.device) -> Discretisation:
+        """Return the discretisation of time when this share of training is done."""
+        s0, s1 = self.settings.s0, self.settings.s1
+        intervals = min(s0 * 2 ** int(progress * (math.log2(s1 / s0) + 1)), s1)
         key = (intervals, device)
-        if key not in self._stages:
-            self._stages[key] = Stage(self, intervals, device)
-        return self._stages[key]
-
-    def jump(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
-        columns = self.columns(t).expand(len(noisy), -1)
-        return self.consistency(noisy, self.gain * context, columns)
+        if key not in self._discretisations:
+            self._discretisations[key] = Discretisation(self, intervals, device)
+        return self._discretisations[key]
 
 
-class Stage:
-    """One discretisation of time: what the loss looks up for an interval i.
+class Discretisation:
+    """N intervals of time, the probability with which training draws each, and its weight.
 
     Arguments:
-        model: the estimator, for its grid and scalings.
+        model: the estimator, for its grid and coefficients.
         intervals: N.
-        device: where the tables lie.
+        device: where the tensors lie.
     """
 
     def __init__(self, model: CMPE, intervals: int, device: torch.device) -> None:
         t = model.grid(intervals)
-        probability = log_normal_shares(t, model.p_mean, model.p_std)
+        probability = log_normal_probabilities(t, model.settings.p_mean, model.settings.p_std)
         inverse = 1 / t.diff()
-        # The mean weight is 1 in every stage, so that one learning rate suits them all.
+        # The mean weight is 1 for every N, so that one learning rate suits all of training.
         self.weights = (inverse / (inverse * probability).sum()).float().to(device)
-        columns = model.columns(t.float())
-        self.table = torch.stack([columns[:-1], columns[1:]]).to(device)
-        self.edges = probability.cumsum(0)[:-1].float().to(device)
+        self.cumulative = probability.cumsum(0)[:-1].float().to(device)
+        single = t.float().to(device)
+        self.times = torch.stack([single[:-1], single[1:]], dim=1)
+        self.table = fused.time_table(single, model.preconditioning, model.inputs)
 
-    def draw(self, rows: int) -> Tensor:
+    def sample_intervals(self, rows: int) -> Tensor:
         """Draw intervals i, shape (rows,)."""
-        return torch.searchsorted(self.edges, torch.rand(rows, device=self.edges.device))
+        return torch.searchsorted(self.cumulative, torch.rand(rows, device=self.cumulative.device))

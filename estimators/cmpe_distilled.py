@@ -1,19 +1,22 @@
 """Consistency distillation: the accuracy of a diffusion posterior in a few network passes.
 
-Training has two phases. First the denoisers D_m of `estimators.npse` learn the posterior. Then their
-weights rest, and a consistency function f (see `estimators.consistency`) learns where the probability
-flow of their mean leads. The flow is solved from u_T = u + T z, and at every point of its path f is to
-give its end:
+Training has two phases. In the first the teacher, an `estimators.npse.NPSE`, learns the posterior. In the
+second its weights are fixed, and a consistency function f (see `estimators.consistency`), the student,
+learns where the teacher's probability flow leads. The flow is solved from u_T = u + T z, and at every
+point of its path f is to give its end:
 
     u_T -> u_{t_2} -> ... -> u_{t_N} -> u_epsilon   by DPM-Solver++(2M), T > t_k > epsilon
-    loss = E [ sqrt(|f(u_{t_k}, t_k; x) - u_epsilon|^2 + c^2) - c ],   c = huber sqrt(D),   k uniform
+    loss = E [ d(f(u_{t_k}, t_k; x), u_epsilon) ],   k uniform
+    d(a, b) = sqrt(|a - b|^2 + c^2) - c,   c = huber sqrt(D)
 
-A path costs N passes of the denoisers, gives N examples, and is kept for a while. Where neighbours on a
-path are only asked to agree, as consistency models usually are, each step of the flow adds its error to
-those below; here the ends are known. Consistency training has in place of the path the single theta that
-was simulated, and its noise is what limits it at small budgets; a denoiser has averaged over it.
-Besides, the flow can be asked at any x: the summary of a simulated x is moved by a random vector of
-`jitter` standard deviations, so that f is exact between simulations too.
+A path costs N passes of the teacher and gives N examples, which are kept and used several times. Those of
+many parameters are kept as c_in(t) u_t in half precision, whose relative error of 5e-4 is small beside the
+noise t. Common
+consistency models only require neighbours on a path to agree, so that each step of the flow adds its error
+to those below; here the ends are known. Consistency training (`estimators.cmpe`) has the single simulated
+theta in place of the path's end, whose noise limits it at small budgets; a denoiser averages over it. The
+flow can also be solved between the simulations: the summary of a simulated x is perturbed by a normal
+vector of `jitter` standard deviations.
 
 Luhman, Luhman: Knowledge Distillation in Iterative Generative Models (2021), arXiv 2101.02388. Song,
 Dhariwal, Chen, Sutskever: Consistency Models (2023), arXiv 2303.01469. Schmitt, Pratz, Koethe,
@@ -25,171 +28,187 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
-from estimators.consistency import ConsistencyEstimator
-from estimators.estimator import Phase, Problem, Replay, within
-from estimators.npse import NPSE
+from estimators.consistency import ConsistencyEstimator, pseudo_huber
+from estimators.estimator import Phase, Replay
+from estimators.network import free_form_network
+from estimators.npse import NPSE, NPSESettings
+from estimators.preconditioning import Preconditioning
+from estimators.problem import InferenceProblem
+from estimators.settings import (
+    Exponent,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
-NUMBERS = 4_000_000  # of all kept points
+SINGLE_BYTES = 16_000_000  # of kept points in single precision; more are kept in half precision
 
 
-class CMPEDistilled(ConsistencyEstimator, NPSE):
+class CMPEDistilledSettings(NPSESettings):
+    """Settings of `CMPEDistilled`: those of its teacher, and its own.
+
+    The student f has the network of the teacher's denoisers, without dropout.
+
+    Arguments:
+        student_depth: the depth of f, where it is to differ; None is the denoisers'.
+        teacher_fraction: share of the optimiser steps that train the teacher.
+        student_rate: factor on the learning rate of the student.
+        jitter: standard deviation of the random vectors added to the summary of x in distillation, in
+            standard deviations of the summary.
+        points: number N of points of a path.
+        replay_size: paths that are kept; fewer where they would take more than `replay_mb`.
+        replay_mb: largest memory of the kept paths' points, 2^20 bytes.
+        huber: c / sqrt(D).
+        rho: exponent of the Karras grid on which f draws.
+        sampling_steps: network passes for a draw.
+    """
+
+    student_depth: NonNegativeInt | None = None
+    teacher_fraction: Annotated[float, Field(strict=True, ge=0.01, le=0.99)] = 0.7
+    student_rate: PositiveFloat = 0.33
+    jitter: NonNegativeFloat = 0.05
+    points: Annotated[int, Field(strict=True, ge=3)] = 20
+    replay_size: PositiveInt = 2048
+    replay_mb: PositiveInt = 256
+    huber: Annotated[float, Field(strict=True, ge=1e-9)] = 0.01
+    rho: Exponent = 7.0
+    sampling_steps: PositiveInt = 10
+
+    @property
+    def student_settings(self) -> dict[str, Any]:
+        """The settings of the student's network."""
+        given = {**self.network_settings, "dropout": (self.network_arguments or {}).get("dropout")}
+        return given if self.student_depth is None else {**given, "depth": self.student_depth}
+
+
+class CMPEDistilled(ConsistencyEstimator):
     """Posterior estimator by consistency distillation of averaged denoisers.
 
     Arguments:
         problem: names, bounds and shapes.
-        members, network, width, depth, dropout, network_arguments, features, gain, epsilon, T, p_mean,
-            p_std: the denoisers', see `estimators.npse.NPSE`; f has the same network, without dropout.
-        student_depth: the depth of f, where it is to differ; None is the denoisers'.
-        teaching: share of the steps that train the denoisers.
-        slower: factor on the learning rate while distilling.
-        jitter: spread of the random vectors added to the summary of x while distilling, in standard
-            deviations of the summary.
-        points: number N of points of a path.
-        kept: paths that are kept, fewer where D is large.
-        huber: c / sqrt(D).
-        rho: exponent of the Karras grid on which f draws.
-        steps: network passes for a draw.
-        bounds: treatment of bounded parameters, see `estimators.transform`.
-        summary, summary_arguments: the summary network, see `estimators.summary`; it learns with the
-            denoisers.
+        settings: see `CMPEDistilledSettings`.
 
     Raises:
-        LookupError, ValueError, TypeError: an argument that is not valid.
+        LookupError, ValueError, TypeError: a setting that is not valid.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        members: int = 4,
-        network: str = "mlp",
-        width: int | None = None,
-        depth: int | None = None,
-        dropout: float | None = None,
-        network_arguments: Mapping[str, Any] | None = None,
-        features: int = 16,
-        gain: float = 3.0,
-        epsilon: float = 2e-3,
-        T: float = 10.0,
-        p_mean: float = -2.0,
-        p_std: float = 2.0,
-        student_depth: int | None = None,
-        teaching: float = 0.7,
-        slower: float = 0.33,
-        jitter: float = 0.05,
-        points: int = 20,
-        kept: int = 2048,
-        huber: float = 0.01,
-        rho: float = 7.0,
-        steps: int = 10,
-        bounds: str = "reflect",
-        summary: str = "identity",
-        summary_arguments: Mapping[str, Any] | None = None,
-    ) -> None:
-        if student_depth is not None:
-            within("student_depth", student_depth, 0, integer=True)
-        within("teaching", teaching, 0.01, 0.99)
-        within("slower", slower, 1e-6)
-        within("jitter", jitter, 0)
-        within("points", points, 3, integer=True)
-        within("kept", kept, 1, integer=True)
-        within("huber", huber, 1e-9)
-        within("rho", rho, 1)
-        super().__init__(
-            problem,
-            members=members,
-            network=network,
-            width=width,
-            depth=depth,
-            dropout=dropout,
-            network_arguments=network_arguments,
-            features=features,
-            gain=gain,
-            epsilon=epsilon,
-            T=T,
-            p_mean=p_mean,
-            p_std=p_std,
-            steps=steps,
-            bounds=bounds,
-            summary=summary,
-            summary_arguments=summary_arguments,
+    learning_rate = 3e-3
+    settings_type = CMPEDistilledSettings
+
+    def __init__(self, problem: InferenceProblem, settings: CMPEDistilledSettings) -> None:
+        teacher = NPSE(problem, settings)
+        super().__init__(problem, settings, shared=teacher)
+        self.register_load_state_dict_pre_hook(_move_to_teacher)
+        self.teacher, self.settings, self.inputs = teacher, settings, teacher.inputs
+        self.epsilon, self.T, self.rho = settings.epsilon, settings.T, settings.rho
+        self.input_scale, self.sampling_steps = settings.input_scale, settings.sampling_steps
+        self.teacher_fraction, self.student_rate = settings.teacher_fraction, settings.student_rate
+        self.points = settings.points
+        values = self.points * problem.size  # of one path
+        self.half_precision = 4 * values * settings.replay_size > SINGLE_BYTES
+        most = settings.replay_mb * 2**20 // ((2 if self.half_precision else 4) * values)
+        self.replay_size = max(1, min(settings.replay_size, most))
+        self.c = settings.huber * math.sqrt(problem.size)
+        self.preconditioning = Preconditioning(epsilon=settings.epsilon)
+        sizes = problem.size, self.summary.width, self.inputs.features.width
+        self.student = free_form_network(
+            settings.network, *sizes, settings.student_settings, problem.shape
         )
-        self.teaching, self.slower = teaching, slower
-        self.jitter, self.rho = jitter, rho
-        self.points = points
-        self.kept = min(kept, max(1, NUMBERS // (points * problem.size)))
-        self.c = huber * math.sqrt(problem.size)
-        given = {"width": width, "depth": depth, **(network_arguments or {})}
-        if student_depth is not None:
-            given["depth"] = student_depth
-        self.student = self._network(network, given)
 
     @property
-    def floats(self) -> int:
-        return max(super().floats, self.student.floats)
+    def row_memory(self) -> int:
+        return max(self.teacher.row_memory, self.student.row_memory)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        teachers = [*self.denoisers.parameters(), *self.summary.parameters()]
+        teacher = [*self.teacher.denoisers.parameters(), *self.summary.parameters()]
         student = list(self.student.parameters())
-        replay = Replay(every=self.points, keep=self.kept)
+        replay = Replay(every=self.points, keep=self.replay_size)
         return (
-            Phase("denoisers", self.teaching, teachers, best=True),
-            Phase("distillation", 1 - self.teaching, student, self.slower, replay=replay),
+            Phase("denoisers", self.teacher_fraction, teacher, best=True),
+            Phase(
+                "distillation", 1 - self.teacher_fraction, student, self.student_rate, replay=replay
+            ),
         )
 
     def begin(self, phase: int) -> None:
         if phase == 1:  # f starts as a denoiser; layers that only f has keep their first weights
-            start, taught = self.student.state_dict(), self.denoisers[0].state_dict()
+            start, taught = self.student.state_dict(), self.teacher.denoisers[0].state_dict()
             fits = {k: v for k, v in taught.items() if k in start and v.shape == start[k].shape}
             self.student.load_state_dict({**start, **fits})
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
-        if progress < self.teaching - 1e-9:
-            return NPSE.loss(self, theta, x, progress)
-        return self.replayed(self.examples(theta, x))
+        if progress < self.teacher_fraction - 1e-9:
+            return self.teacher.loss(theta, x, progress)
+        return self.replay_loss(self.examples(theta, x))
 
     @torch.no_grad()
     def examples(self, theta: Tensor, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return paths of the flow, one for each row, on geometric grids that are moved at random.
 
         Returns:
-            u (rows, N, D), t (rows, N), end (rows, D), context (rows, C).
+            u (rows, N, D), t (rows, N), end (rows, D), context (rows, C). With many parameters u holds
+            c_in(t) u_t in half precision.
         """
-        u, context = self.transform(theta), self._moved(x)
+        u, context = self.transform(theta), self._perturbed_summary(x, len(theta))
         place = torch.arange(self.points + 1, device=u.device).repeat(len(u), 1)
         place = place - torch.rand(len(u), 1, device=u.device)
         place[:, 0], place[:, -1] = 0.0, self.points - 1.0  # from T to epsilon
         t = self.T * (self.epsilon / self.T) ** (place / (self.points - 1))
-        *path, end = self.path(u + self.T * torch.randn_like(u), context, t)
-        return {"u": torch.stack(path, 1), "t": t[:, :-1], "end": end, "context": context}
+        *path, end = self.teacher.path(u + self.T * torch.randn_like(u), context, t)
+        t = t[:, :-1]
+        kept = [self._packed(u, t[:, k : k + 1]) for k, u in enumerate(path)]
+        return {"u": torch.stack(kept, 1), "t": t, "end": end, "context": context}
 
-    def replayed(self, examples: Mapping[str, Tensor]) -> Tensor:
+    def _packed(self, u: Tensor, t: Tensor) -> Tensor:
+        return (self.preconditioning.c_in(t) * u).half() if self.half_precision else u
+
+    def _unpacked(self, kept: Tensor, t: Tensor) -> Tensor:
+        return kept.float() / self.preconditioning.c_in(t) if self.half_precision else kept
+
+    def replay_loss(self, examples: Mapping[str, Tensor]) -> Tensor:
         u, t, end = examples["u"], examples["t"], examples["end"]
         rows = torch.arange(len(u), device=u.device)
         point = torch.randint(u.shape[1], (len(u),), device=u.device)
-        gap = self.f(u[rows, point], examples["context"], t[rows, point].unsqueeze(1)) - end
-        return ((gap.square().sum(1) + self.c**2).sqrt() - self.c).mean()
+        time = t[rows, point].unsqueeze(1)
+        noisy = self._unpacked(u[rows, point], time)
+        student = self.consistency_function(noisy, examples["context"], time)
+        return pseudo_huber(student - end, self.c).mean()
 
-    def f(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
-        """Return f(u_t, t; x), shape (rows, D), for times (rows, 1); context is times the gain."""
-        late = t - self.epsilon
-        kept, out = noisy / (late.square() + 1), late * (t.square() + 1).rsqrt()
-        return torch.addcmul(kept, out, self.student(*self._inputs(noisy, context, t)))
-
-    def jump(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
-        return self.f(noisy, self.gain * context, t.unsqueeze(1))
+    def consistency_function(
+        self, noisy: Tensor, context: Tensor, t: Tensor, masks: Tensor | None = None
+    ) -> Tensor:
+        scales = self.preconditioning
+        output = self.student(*self.inputs(noisy, context, t, scales.c_in(t)), masks)
+        return torch.addcmul(scales.c_skip(t, noisy), scales.c_out(t), output)
 
     @torch.no_grad()
-    def _moved(self, x: Mapping[str, Tensor]) -> Tensor:
-        """Return the context times the gain, moved by random vectors."""
+    def _perturbed_summary(self, x: Mapping[str, Tensor], rows: int) -> Tensor:
+        """Return the summary of x with random vectors added."""
         training = self.summary.training
-        context = self.summary.eval()(x)  # it no longer learns: no dropout
+        self.summary.eval()  # it no longer learns: no dropout
+        context = self.context(x, rows)
         self.summary.train(training)
-        spread = self.jitter * context.std(0, correction=0)
-        return self.gain * torch.addcmul(context, spread, torch.randn_like(context))
+        if not x:
+            return context
+        spread = self.settings.jitter * self.whole_batch(context).std(0, correction=0)
+        return torch.addcmul(context, spread, torch.randn_like(context))
+
+
+def _move_to_teacher(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Rename the weights of an artefact from before the teacher was an estimator of its own."""
+    if not any(key.startswith(f"{prefix}denoisers.") for key in state):
+        return
+    for key in [key for key in state if key.startswith(prefix)]:
+        part = key[len(prefix) :].split(".")[0]
+        if part == "denoisers":
+            state[f"{prefix}teacher.{key[len(prefix) :]}"] = state.pop(key)
+        elif part in ("transform", "summary", "range"):
+            state[f"{prefix}teacher.{key[len(prefix) :]}"] = state[key]

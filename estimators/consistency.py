@@ -3,17 +3,15 @@
 A consistency function f maps a noisy parameter u_t = u + t z, z ~ N(0, I), at any time t in
 [epsilon, T] to a draw from p(u | x), and leaves u at t = epsilon:
 
-    f(u_t, t; x) = c_skip(t) u_t + c_out(t) F(c_in(t) u_t, x, t)
-    c_skip = s^2 / ((t - epsilon)^2 + s^2),   c_out = s (t - epsilon) / sqrt(s^2 + t^2)
-    c_in   = 1 / sqrt(s^2 + t^2),             s the spread of u
+    f(u_t, t; x) = c_skip(t) u_t + c_out(t) F(c_in(t) u_t, x, t),   see `estimators.preconditioning`
 
 One network pass gives a draw, f(T z, T); each further one adds noise again and repeats:
 
     u_{k+1} = f(u_k + sqrt(t_k^2 - epsilon^2) z_k, t_k),   T = t_0 > t_1 > ...
 
-Far from all training parameters f extrapolates, and a draw that is a little too far out may be thrown further
-by each pass. Where a pass would take a parameter out of the range that it has in training, by more than a quarter
-of the width, it therefore keeps the value it had.
+Far from all training parameters f extrapolates, and each further pass may move a draw farther out. Where a
+pass would move a parameter out of its range in training, by more than a quarter of the range's width, the
+parameter therefore keeps its value.
 
 Song, Dhariwal, Chen, Sutskever: Consistency Models (2023), arXiv 2303.01469.
 """
@@ -26,14 +24,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from estimators.estimator import Estimator, Problem, within
+from estimators.checks import within
+from estimators.estimator import Estimator, Phase
+from estimators.posterior import SamplingSteps
+from estimators.problem import InferenceProblem
+from estimators.settings import EstimatorSettings
 
-BEYOND = 0.25  # widths of the training range
+MARGIN = 0.25  # of a draw beyond the training range, in widths of the range
 
 
-def karras(intervals: int, epsilon: float, T: float, rho: float) -> Tensor:
+def karras_times(intervals: int, epsilon: float, T: float, rho: float) -> Tensor:
     """Return increasing times t_0 = epsilon ... t_N = T, shape (N + 1,), float64.
 
         t_i = (epsilon^(1/rho) + i/N (T^(1/rho) - epsilon^(1/rho)))^rho
@@ -48,102 +50,129 @@ def karras(intervals: int, epsilon: float, T: float, rho: float) -> Tensor:
     return t
 
 
-def log_normal_shares(t: Tensor, mean: float, std: float) -> Tensor:
+def log_normal_probabilities(t: Tensor, mean: float, std: float) -> Tensor:
     """Return the shares of a normal log t in the intervals between times (N + 1,), shape (N,)."""
     cumulative = torch.erf((t.log() - mean) / (math.sqrt(2) * std))
     return cumulative.diff() / (cumulative[-1] - cumulative[0])
 
 
-def decreasing(steps: Sequence[float], low: float, high: float) -> list[float]:
-    """Return `steps` as a list; ValueError unless they decrease within [low, high]."""
-    times = [float(t) for t in steps]
+def times_apart(epsilon: float, T: float) -> None:
+    """Raise ValueError unless the longest time is at least twice the shortest."""
+    if not 2 * epsilon <= T:
+        raise ValueError(f"T = {T!r}: valid is at least 2 epsilon = {2 * epsilon!r}")
+
+
+def pseudo_huber(difference: Tensor, c: float) -> Tensor:
+    """Return d = sqrt(|a|^2 + c^2) - c of differences a (rows, D), shape (rows,)."""
+    return (difference.square().sum(dim=1) + c**2).sqrt() - c
+
+
+def decreasing_times(sampling_steps: Sequence[float], low: float, high: float) -> list[float]:
+    """Return `sampling_steps` as a list; ValueError unless they decrease within [low, high]."""
+    times = [float(t) for t in sampling_steps]
     falling = all(a > b for a, b in itertools.pairwise(times))
     if not times or not falling or times[0] > high or times[-1] < low:
-        raise ValueError(f"steps = {times} are no decreasing times in [{low}, {high}]")
+        raise ValueError(f"sampling_steps = {times} are no decreasing times in [{low}, {high}]")
     return times
 
 
 class ConsistencyEstimator(Estimator):
     """Base of estimators that draw by a consistency function.
 
-    A subclass sets `epsilon`, `T`, `rho` and `steps`, and defines `jump`.
+    A subclass sets `epsilon`, `T`, `rho` and `sampling_steps`, and defines `consistency_function`.
     """
 
     epsilon: float
     T: float
     rho: float
-    steps: int
+    sampling_steps: int
     low: Tensor  # (D,), where u is kept
     high: Tensor
 
-    def __init__(self, problem: Problem, **settings: Any) -> None:
-        super().__init__(problem, **settings)
+    def __init__(
+        self, problem: InferenceProblem, settings: EstimatorSettings | None = None, **given: Any
+    ) -> None:
+        super().__init__(problem, settings, **given)
+        self.register_load_state_dict_pre_hook(_add_missing_limits)
         self.register_buffer("low", torch.full((problem.size,), -torch.inf))
         self.register_buffer("high", torch.full((problem.size,), torch.inf))
 
     def standardise(self, theta: Tensor, x: Mapping[str, Tensor]) -> None:
         super().standardise(theta, x)
         low, high = self.transform(theta).aminmax(dim=0)
-        self.low.copy_(low - BEYOND * (high - low))
-        self.high.copy_(high + BEYOND * (high - low))
+        self.low.copy_(low - MARGIN * (high - low))
+        self.high.copy_(high + MARGIN * (high - low))
 
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *others: Any) -> None:
-        for name in ("low", "high"):  # artefacts from before these were kept have no limits
-            state.setdefault(prefix + name, getattr(self, name))
-        super()._load_from_state_dict(state, prefix, *others)
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """One phase, whose target is made of its own weights."""
+        return (Phase("training", 1.0, list(self.parameters()), moving=True),)
 
-    def jump(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
+    def consistency_function(
+        self, noisy: Tensor, context: Tensor, t: Tensor, masks: Tensor | None = None
+    ) -> Tensor:
         """Return f(u_t, t; x), shape (rows, D).
 
         Arguments:
             noisy: u_t, shape (rows, D).
             context: summary of x, shape (rows, C).
-            t: one time for all rows, shape (1,).
+            t: a time for each row, shape (rows, 1), or for all, shape (1, 1).
+            masks: dropout masks of the network; None drops nothing.
         """
         raise NotImplementedError
 
-    def draw(
+    def sample_latent(
         self,
         context: Tensor,
         generator: torch.Generator,
-        steps: int | Sequence[float] | None,
+        sampling_steps: SamplingSteps,
     ) -> Tensor:
-        first, *later = self.times(self.steps if steps is None else steps)
-        u = self._jump(first * self.noise(context, generator), context, first)
+        first, *later = self.times(
+            self.sampling_steps if sampling_steps is None else sampling_steps
+        )
+        u = self._consistency_at(first * self.noise(context, generator), context, first)
         u = u.clamp(self.low, self.high)
         for t in later:
             added = math.sqrt(t**2 - self.epsilon**2)
-            moved = self._jump(u + added * self.noise(context, generator), context, t)
+            moved = self._consistency_at(u + added * self.noise(context, generator), context, t)
             inside = (moved >= self.low) & (moved <= self.high)
             u = torch.where(inside, moved, u)
         return u
 
-    def push(self, z: Tensor, context: Tensor, steps: int | Sequence[float] | None) -> Tensor:
-        times = self.times(self.steps if steps is None else steps)
+    def transport(self, z: Tensor, context: Tensor, sampling_steps: SamplingSteps) -> Tensor:
+        times = self.times(self.sampling_steps if sampling_steps is None else sampling_steps)
         if len(times) > 1:
             raise NotImplementedError(
                 f"{len(times)} passes add noise in between and leave no density: take a single pass "
-                "(steps=1), or fit a density to the draws with estimators.distil()"
+                "(sampling_steps=1), or fit a density to the draws with estimators.distil()"
             )
-        return self._jump(times[0] * z, context, times[0])
+        return self._consistency_at(times[0] * z, context, times[0])
 
-    def _jump(self, noisy: Tensor, context: Tensor, t: float) -> Tensor:
-        return self.jump(noisy, context, torch.tensor([t], device=noisy.device))
+    def _consistency_at(self, noisy: Tensor, context: Tensor, t: float) -> Tensor:
+        return self.consistency_function(noisy, context, torch.tensor([[t]], device=noisy.device))
 
     def grid(self, intervals: int) -> Tensor:
         """Return the increasing times t_0 = epsilon ... t_N = T, shape (N + 1,), float64."""
-        return karras(intervals, self.epsilon, self.T, self.rho)
+        return karras_times(intervals, self.epsilon, self.T, self.rho)
 
-    def times(self, steps: int | Sequence[float]) -> list[float]:
+    def times(self, sampling_steps: int | Sequence[float]) -> list[float]:
         """Return the decreasing times at which a draw passes through the network.
 
         Arguments:
-            steps: the number of passes, or the times themselves.
+            sampling_steps: the number of passes, or the times themselves.
 
         Raises:
             ValueError: no pass, or times that leave [epsilon, T] or do not decrease.
         """
-        if not isinstance(steps, int):
-            return decreasing(steps, self.epsilon, self.T)
-        within("steps", steps, 1, integer=True)
-        return self.grid(steps).flip(0)[:-1].tolist()
+        if not isinstance(sampling_steps, int):
+            return decreasing_times(sampling_steps, self.epsilon, self.T)
+        within("sampling_steps", sampling_steps, 1, integer=True)
+        return self.grid(sampling_steps).flip(0)[:-1].tolist()
+
+
+def _add_missing_limits(
+    module: nn.Module, state: dict[str, Any], prefix: str, *others: Any
+) -> None:
+    """Give weights from before draws were limited their own limits: none."""
+    for name in ("low", "high"):
+        state.setdefault(prefix + name, getattr(module, name))

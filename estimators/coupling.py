@@ -18,8 +18,25 @@ from zuko.flows import GeneralCouplingTransform
 from zuko.lazy import LazyComposedTransform, LazyTransform, UnconditionalTransform
 from zuko.transforms import DependentTransform, MonotonicAffineTransform, PermutationTransform
 
-from estimators.estimator import within
-from estimators.registry import suggest
+from estimators.checks import suggest
+from estimators.flow import FlowSettings
+from estimators.settings import Dropout, PositiveInt
+
+
+class CouplingSettings(FlowSettings):
+    """Settings of a coupling flow.
+
+    Arguments:
+        transforms: number L of layers; each transforms both halves.
+        hidden: units in the layers of the network that yields the parameters of the transforms.
+        dropout: probability with which training drops a unit of these.
+        permutation: fixed, or learnable: a mixing matrix.
+    """
+
+    transforms: PositiveInt = 6
+    hidden: Sequence[PositiveInt] = (128, 128)
+    dropout: Dropout = 0.05
+    permutation: str = "fixed"
 
 
 def coupling_layers(
@@ -27,11 +44,7 @@ def coupling_layers(
     context: int,
     univariate: Callable[..., Transform],
     shapes: Sequence[Sequence[int]],
-    *,
-    transforms: int,
-    hidden: Sequence[int],
-    dropout: float,
-    permutation: str,
+    settings: CouplingSettings,
 ) -> LazyComposedTransform:
     """Return L layers of ActNorm, permutation, and two couplings: one half, then the other.
 
@@ -39,25 +52,21 @@ def coupling_layers(
         size, context: D and C.
         univariate: makes the transforms of single elements from their parameters.
         shapes: shapes of these parameters.
-        transforms: L.
-        hidden: units in the layers of the network that yields the parameters.
-        dropout: share of its units that are silenced while training.
-        permutation: fixed, or learnable: a mixing matrix.
+        settings: of the layers.
 
     Raises:
-        LookupError, ValueError, TypeError: an argument that is not valid.
+        LookupError: an unknown permutation.
     """
-    within("transforms", transforms, 1, integer=True)
-    for units in hidden:
-        within("hidden", units, 1, integer=True)
-    within("dropout", dropout, 0, 0.99)
+    permutation = settings.permutation
     if permutation not in PERMUTATIONS:
-        valid = suggest(permutation, sorted(PERMUTATIONS))
+        valid = suggest(permutation, PERMUTATIONS)
         raise LookupError(f"unknown permutation {permutation!r}{valid}")
-    couple = partial(_coupling, size, context, univariate, shapes, hidden, dropout)
+    couple = partial(
+        _coupling, size, context, univariate, shapes, settings.hidden, settings.dropout
+    )
     half = torch.arange(size) < size // 2
     layers: list[LazyTransform] = []
-    for _ in range(transforms):
+    for _ in range(settings.transforms):
         layers += [_scaling(size), PERMUTATIONS[permutation](size), couple(half), couple(~half)]
         if size == 1:  # there is no other half: one transform given the context alone
             layers.pop()

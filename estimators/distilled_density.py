@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 import estimators
-from estimators.estimator import within
-from estimators.posterior import Posterior, Steps
+from estimators.checks import renamed, within
+from estimators.posterior import Posterior, SamplingSteps
 
 POOL = 16_384  # draws from which batches are taken
 ROUNDS = 8  # fresh pools in a training
@@ -32,13 +32,14 @@ def distil(
     posterior: Posterior,
     x: Mapping[str, ArrayLike],
     *,
-    steps: Steps = None,
+    sampling_steps: SamplingSteps = None,
     estimator: str = "nsf_autoregressive",
     arguments: Mapping[str, Any] | None = None,
     updates: int = 2000,
     batch: int = 256,
     learning_rate: float = 3e-3,
     seed: int = 0,
+    steps: SamplingSteps = None,
 ) -> Posterior:
     """Return a posterior with a density, fitted to the draws of one that has none.
 
@@ -46,17 +47,20 @@ def distil(
         posterior: the teacher.
         x: observations, each of shape (B, ...): those of the training for a density at every x, or a
             single one for a density there.
-        steps: network passes of the teacher's draws.
+        sampling_steps: network passes of the teacher's draws.
         estimator: what is fitted; it must have a density.
         arguments: its own settings.
         updates: steps of the optimiser.
         batch: draws in a step.
         learning_rate: at the start; it falls to zero as a cosine.
         seed: of everything random.
+        steps: the former name of `sampling_steps`.
 
     Raises:
         LookupError, TypeError, ValueError: an argument that is not valid.
     """
+    if steps is not None:
+        sampling_steps = renamed("steps", steps, "sampling_steps")
     within("updates", updates, ROUNDS, integer=True)
     within("batch", batch, 1, integer=True)
     within("learning_rate", learning_rate, 0)
@@ -65,7 +69,7 @@ def distil(
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"x\[.* the same in all")  # a single x is constant
         torch.manual_seed(seed)
-        pool = _pool(posterior, arrays, steps, seed)
+        pool = _pool(posterior, arrays, sampling_steps, seed)
         problem = posterior.module.problem
         student = estimators.create(
             estimator,
@@ -83,7 +87,7 @@ def distil(
         student.train()
         for update in range(total):
             if update and update % (total // ROUNDS) == 0:
-                pool = _pool(posterior, arrays, steps, seed + update)
+                pool = _pool(posterior, arrays, sampling_steps, seed + update)
             rate = 0.5 * learning_rate * (1 + math.cos(math.pi * update / total))
             optimiser.param_groups[0]["lr"] = rate
             rows = torch.randint(len(pool[0]), (batch,), device=device)
@@ -92,9 +96,10 @@ def distil(
             student.loss(pool[0][rows], part, update / total).backward()
             torch.nn.utils.clip_grad_norm_(student.parameters(), 5.0)
             optimiser.step()
+    passes = list(sampling_steps) if isinstance(sampling_steps, Sequence) else sampling_steps
     provenance = {
         "distilled_from": posterior.estimator,
-        "steps": steps if steps is None or isinstance(steps, int) else list(steps),
+        "sampling_steps": passes,
         "observations": len(next(iter(arrays.values()))),
         "teacher": copy.deepcopy(posterior.provenance),
     }
@@ -102,7 +107,7 @@ def distil(
 
 
 def _pool(
-    posterior: Posterior, x: Mapping[str, np.ndarray], steps: Steps, seed: int
+    posterior: Posterior, x: Mapping[str, np.ndarray], sampling_steps: SamplingSteps, seed: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return about POOL draws (rows, D) with the observation of each of them."""
     count = len(next(iter(x.values())))
@@ -111,7 +116,9 @@ def _pool(
         chosen = np.random.default_rng(seed).choice(count, POOL, replace=False)
     each = max(1, POOL // len(chosen))
     part = {name: values[chosen] for name, values in x.items()}
-    theta = posterior.sample(part, each, steps=steps, seed=seed).flatten(0, 1).clone()
+    theta = (
+        posterior.sample(part, each, sampling_steps=sampling_steps, seed=seed).flatten(0, 1).clone()
+    )
     outputs = {
         name: torch.tensor(values, device=theta.device).repeat_interleave(each, dim=0)
         for name, values in part.items()

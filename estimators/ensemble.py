@@ -18,9 +18,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from estimators.estimator import Estimator, Phase, Problem, within
+from estimators.estimator import Estimator, Phase
+from estimators.posterior import SamplingSteps
+from estimators.problem import InferenceProblem
 from estimators.registry import build
+from estimators.settings import PositiveInt, Settings
 from estimators.summary.base import Summary
+
+
+class EnsembleSettings(Settings):
+    """Settings of `Ensemble`.
+
+    Arguments:
+        member: name of the members' estimator.
+        members: how many.
+        arguments: the members' own settings.
+    """
+
+    member: str = "cmpe"
+    members: PositiveInt = 4
+    arguments: dict[str, Any] | None = None
 
 
 class Ensemble(Estimator):
@@ -28,34 +45,25 @@ class Ensemble(Estimator):
 
     Arguments:
         problem: names, bounds and shapes.
-        member: name of the members' estimator.
-        members: how many.
-        arguments: the members' own settings.
+        settings: see `EnsembleSettings`.
 
     Raises:
-        LookupError, ValueError, TypeError: an argument that is not valid.
+        LookupError, ValueError, TypeError: a setting of the members that is not valid.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        member: str = "cmpe",
-        members: int = 4,
-        arguments: Mapping[str, Any] | None = None,
-    ) -> None:
-        within("members", members, 1, integer=True)
-        built = [build(member, problem, arguments or {}) for _ in range(members)]
-        super().__init__(
-            problem, bounds=built[0].bounds, summary="identity", summary_arguments=None
-        )
+    settings_type = EnsembleSettings
+
+    def __init__(self, problem: InferenceProblem, settings: EnsembleSettings) -> None:
+        given = settings.arguments or {}
+        built = [build(settings.member, problem, given) for _ in range(settings.members)]
+        super().__init__(problem, bounds=built[0].bounds)
         self.members = nn.ModuleList(built)
         self.summary = _Summaries(built)
-        self.steps = built[0].steps
+        self.sampling_steps = built[0].sampling_steps
 
     @property
-    def floats(self) -> int:
-        return sum(member.floats for member in self._members())
+    def row_memory(self) -> int:
+        return sum(member.row_memory for member in self._members())
 
     def standardise(self, theta: Tensor, x: Mapping[str, Tensor]) -> None:
         self.transform.fit(theta)
@@ -85,30 +93,32 @@ class Ensemble(Estimator):
             for name, values in member.examples(theta, x).items()
         }
 
-    def replayed(self, examples: Mapping[str, Tensor]) -> Tensor:
+    def replay_loss(self, examples: Mapping[str, Tensor]) -> Tensor:
         parts: list[dict[str, Tensor]] = [{} for _ in self.members]
         for key, values in examples.items():
             k, name = key.split(".", 1)
             parts[int(k)][name] = values
-        losses = [m.replayed(part) for m, part in zip(self._members(), parts, strict=True)]
+        losses = [m.replay_loss(part) for m, part in zip(self._members(), parts, strict=True)]
         return torch.stack(losses).mean()
 
-    def draw(
+    def sample_latent(
         self,
         context: Tensor,
         generator: torch.Generator,
-        steps: int | Sequence[float] | None,
+        sampling_steps: SamplingSteps,
     ) -> Tensor:
         draws = context.new_empty(len(context), self.problem.size)
         chosen = torch.randint(len(self.members), (len(context),), generator=generator)
         for k, (member, part) in enumerate(zip(self._members(), self._split(context), strict=True)):
             rows = (chosen == k).nonzero()[:, 0].to(context.device)
-            draws[rows] = member.draw(part[rows], generator, steps).to(draws.dtype)
+            draws[rows] = member.sample_latent(part[rows], generator, sampling_steps).to(
+                draws.dtype
+            )
         return draws
 
-    def density(self, u: Tensor, context: Tensor) -> Tensor:
+    def log_prob_latent(self, u: Tensor, context: Tensor) -> Tensor:
         parts = zip(self._members(), self._split(context), strict=True)
-        densities = torch.stack([member.density(u, part) for member, part in parts])
+        densities = torch.stack([member.log_prob_latent(u, part) for member, part in parts])
         return densities.logsumexp(dim=0) - math.log(len(densities))
 
     def _members(self) -> list[Estimator]:

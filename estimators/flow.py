@@ -5,15 +5,23 @@ log p(theta | x) = log N(g(u; x); 0, I) + log |det dg/du| + log |det du/dtheta|
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from zuko.lazy import LazyTransform
 
-from estimators.estimator import Estimator, Problem
+from estimators.estimator import Estimator
 from estimators.jacobian import log_normal
+from estimators.posterior import SamplingSteps
+from estimators.problem import InferenceProblem
+from estimators.settings import EstimatorSettings
+
+
+class FlowSettings(EstimatorSettings):
+    """Settings of a flow; `bounds` is a bijection where the prior has bounds."""
+
+    bounds: str = "probit"
 
 
 class FlowEstimator(Estimator):
@@ -23,8 +31,7 @@ class FlowEstimator(Estimator):
 
     Arguments:
         problem: names, bounds and shapes.
-        bounds: treatment of bounded parameters; a bijection where the prior has bounds.
-        summary, summary_arguments: the summary network, see `estimators.summary`.
+        settings: bounds and summary network.
 
     Raises:
         ValueError: bounds that leave no density.
@@ -32,49 +39,42 @@ class FlowEstimator(Estimator):
 
     flow: LazyTransform
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        bounds: str,
-        summary: str,
-        summary_arguments: Mapping[str, Any] | None,
-    ) -> None:
-        super().__init__(
-            problem, bounds=bounds, summary=summary, summary_arguments=summary_arguments
-        )
+    def __init__(self, problem: InferenceProblem, settings: FlowSettings) -> None:
+        super().__init__(problem, settings)
         if not self.transform.bijective:
             raise ValueError(
-                f"bounds = {bounds!r} has no density for a bounded prior; valid: logit, probit"
+                f"bounds = {settings.bounds!r} has no density for a bounded prior; "
+                "valid: logit, probit"
             )
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
-        return -self.density(self.transform(theta), self.summary(x)).mean()
+        u = self.transform(theta)
+        return -self.log_prob_latent(u, self.context(x, len(u))).mean()
 
-    def density(self, u: Tensor, context: Tensor) -> Tensor:
+    def log_prob_latent(self, u: Tensor, context: Tensor) -> Tensor:
         # A spline's knots lie closer than bfloat16 resolves.
         with torch.autocast(u.device.type, enabled=False):
             z, log_det = self.flow(context.float()).call_and_ladj(u.float())
         return log_det + log_normal(z)
 
-    def draw(
+    def sample_latent(
         self,
         context: Tensor,
         generator: torch.Generator,
-        steps: int | Sequence[float] | None,
+        sampling_steps: SamplingSteps,
     ) -> Tensor:
-        return self.push(self.noise(context, generator), context, steps)
+        return self.transport(self.noise(context, generator), context, sampling_steps)
 
-    def push(self, z: Tensor, context: Tensor, steps: int | Sequence[float] | None) -> Tensor:
+    def transport(self, z: Tensor, context: Tensor, sampling_steps: SamplingSteps) -> Tensor:
         with torch.autocast(z.device.type, enabled=False):
             u: Tensor = self.flow(context.float()).inv(z)
         return u
 
-    def draw_with_density(
+    def sample_latent_with_log_prob(
         self,
         context: Tensor,
         generator: torch.Generator,
-        steps: int | Sequence[float] | None,
+        sampling_steps: SamplingSteps,
     ) -> tuple[Tensor, Tensor]:
-        u = self.draw(context, generator, steps)
-        return u, self.density(u, context)
+        u = self.sample_latent(context, generator, sampling_steps)
+        return u, self.log_prob_latent(u, context)

@@ -16,20 +16,31 @@ Inference (2023), arXiv 2305.17161.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from estimators.estimator import Estimator, Problem, within
-from estimators.jacobian import LARGEST, along, jacobian, log_normal
+from estimators.checks import suggest, within
+from estimators.estimator import Estimator
+from estimators.jacobian import LARGEST, directional_derivatives, jacobian, log_normal
 from estimators.network import free_form_network
+from estimators.network.inputs import NetworkInputs
 from estimators.network.time import UnitTimeFeatures
 from estimators.ode import PASSES, SOLVERS, adaptive
-from estimators.registry import suggest
+from estimators.posterior import SamplingSteps
+from estimators.problem import InferenceProblem
+from estimators.settings import (
+    EstimatorSettings,
+    NetworkSpec,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 PROBES = 8  # random directions that estimate a trace where D is too large for the exact one
 ADAPTIVE = "adaptive"
@@ -61,87 +72,74 @@ TIMES: dict[str, Callable[..., Tensor]] = {
 }
 
 
+class FMPESettings(EstimatorSettings, NetworkSpec):
+    """Settings of `FMPE`.
+
+    Arguments:
+        features: frequencies of t that the network sees.
+        input_scale: factor on the inputs u and x of the network: the spatial frequencies it starts with.
+        sigma_min: s, the standard deviation at a path's end.
+        times: distribution of t in training: logit_normal (mean, std), power (exponent), uniform. The
+            default has many late times, which matter most for narrow posteriors.
+        times_arguments: its settings.
+        solver: euler (one pass for a step), midpoint (two) or adaptive (Dormand-Prince).
+        sampling_steps: network passes for a draw; even for midpoint, without effect for adaptive.
+        tolerance: error of a step of the adaptive solver, of draws and of densities.
+        bounds: treatment of bounded parameters; a bijection where the density is wanted.
+    """
+
+    features: NonNegativeInt = 8
+    input_scale: PositiveFloat = 6.0
+    sigma_min: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
+    times: str = "logit_normal"
+    times_arguments: dict[str, float] | None = None
+    solver: str = "euler"
+    sampling_steps: PositiveInt = 100
+    tolerance: Annotated[float, Field(strict=True, ge=1e-7, le=1)] = 1e-5
+    bounds: str = "probit"
+
+
 class FMPE(Estimator):
     """Posterior estimator by flow matching with a free-form network.
 
     Arguments:
         problem: names, bounds and shapes.
-        network: name of v's network, see `estimators.network`.
-        width, depth, dropout: its size and dropout; None is the network's own default.
-        network_arguments: its other settings.
-        features: frequencies of t that the network sees.
-        gain: factor on the inputs u and x of the network: the spatial frequencies it starts with.
-        sigma_min: s, the spread of a path's end.
-        times: distribution of t in training: logit_normal (mean, std), power (exponent), uniform. The
-            default has many late times, at which narrow posteriors are decided.
-        times_arguments: its settings.
-        solver: euler (one pass for a step), midpoint (two) or adaptive (Dormand-Prince).
-        steps: network passes for a draw; even for midpoint, without effect for adaptive.
-        tolerance: error of a step of the adaptive solver, of draws and of densities.
-        bounds: treatment of bounded parameters; a bijection where the density is wanted.
-        summary, summary_arguments: the summary network, see `estimators.summary`.
+        settings: see `FMPESettings`.
 
     Raises:
-        LookupError, ValueError, TypeError: an argument that is not valid.
+        LookupError, ValueError, TypeError: a setting that is not valid.
     """
 
     learning_rate = 3e-3
+    settings_type = FMPESettings
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        network: str = "mlp",
-        width: int | None = None,
-        depth: int | None = None,
-        dropout: float | None = None,
-        network_arguments: Mapping[str, Any] | None = None,
-        features: int = 8,
-        gain: float = 6.0,
-        sigma_min: float = 0.0,
-        times: str = "logit_normal",
-        times_arguments: Mapping[str, float] | None = None,
-        solver: str = "euler",
-        steps: int = 100,
-        tolerance: float = 1e-5,
-        bounds: str = "probit",
-        summary: str = "identity",
-        summary_arguments: Mapping[str, Any] | None = None,
-    ) -> None:
-        within("features", features, 0, integer=True)
-        within("gain", gain, 1e-6)
-        within("sigma_min", sigma_min, 0, 1)
-        within("tolerance", tolerance, 1e-7, 1)
-        super().__init__(
-            problem, bounds=bounds, summary=summary, summary_arguments=summary_arguments
-        )
+    def __init__(self, problem: InferenceProblem, settings: FMPESettings) -> None:
+        super().__init__(problem, settings)
+        times, solver = settings.times, settings.solver
         if times not in TIMES:
-            raise LookupError(f"unknown times {times!r}{suggest(times, sorted(TIMES))}")
+            raise LookupError(f"unknown times {times!r}{suggest(times, TIMES)}")
         if solver not in (*SOLVERS, ADAPTIVE):
-            valid = suggest(solver, sorted((*SOLVERS, ADAPTIVE)))
-            raise LookupError(f"unknown solver {solver!r}{valid}")
-        self.gain, self.sigma_min, self.tolerance = gain, sigma_min, tolerance
-        self.solver = solver
-        self.steps = None if solver == ADAPTIVE else steps
-        if self.steps is not None:
-            self.grid(self.steps)
-        self.time = partial(TIMES[times], **(times_arguments or {}))
+            raise LookupError(f"unknown solver {solver!r}{suggest(solver, (*SOLVERS, ADAPTIVE))}")
+        self.input_scale, self.solver = settings.input_scale, solver
+        self.sigma_min, self.tolerance = settings.sigma_min, settings.tolerance
+        self.sampling_steps = None if solver == ADAPTIVE else settings.sampling_steps
+        if self.sampling_steps is not None:
+            self.grid(self.sampling_steps)
+        self.time = partial(TIMES[times], **(settings.times_arguments or {}))
         self.time(torch.tensor(0.5))  # a bad argument shows here
-        self.features = UnitTimeFeatures(features)
+        self.inputs = NetworkInputs(UnitTimeFeatures(settings.features), settings.input_scale)
+        sizes = problem.size, self.summary.width, self.inputs.features.width
         self.network = free_form_network(
-            network,
-            problem.size,
-            self.summary.width,
-            self.features.width,
-            {"width": width, "depth": depth, "dropout": dropout, **(network_arguments or {})},
+            settings.network, *sizes, settings.network_settings, problem.shape
         )
 
     @property
-    def floats(self) -> int:
-        return self.network.floats
+    def row_memory(self) -> int:
+        return self.network.row_memory
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
-        u, context = self.transform(theta), self.gain * self.summary(x)
+        u = self.transform(theta)
+        context = self.context(x, len(u))
         z, t = torch.randn_like(u), self.time(torch.rand(len(u), 1, device=u.device))
         noisy = (1 - (1 - self.sigma_min) * t) * z + t * u
         velocity = self.velocity(noisy, context, t[:, 0], self.network.masks(len(u), u.device))
@@ -154,57 +152,55 @@ class FMPE(Estimator):
 
         Arguments:
             u: shape (rows, D).
-            context: summary of x times the gain, shape (rows, C).
+            context: summary of x, shape (rows, C).
             t: times, shape (rows,) or ().
             masks: dropout masks of the network.
         """
-        time = self.features(t).expand(len(u), -1)
-        return self.network(self.gain * u, context, time, masks)
+        return self.network(*self.inputs(u, context, t), masks)
 
-    def draw(
+    def sample_latent(
         self,
         context: Tensor,
         generator: torch.Generator,
-        steps: int | Sequence[float] | None,
+        sampling_steps: SamplingSteps,
     ) -> Tensor:
-        return self.push(self.noise(context, generator), context, steps)
+        return self.transport(self.noise(context, generator), context, sampling_steps)
 
-    def push(self, z: Tensor, context: Tensor, steps: int | Sequence[float] | None) -> Tensor:
-        context = self.gain * context
+    def transport(self, z: Tensor, context: Tensor, sampling_steps: SamplingSteps) -> Tensor:
 
         def velocity(u: Tensor, t: Tensor) -> Tensor:
             return self.velocity(u, context, t)
 
         if self.solver == ADAPTIVE:
             return adaptive(velocity, z, (0.0, 1.0), self.tolerance)
-        grid = self.grid(self.steps if steps is None else steps)
+        grid = self.grid(self.sampling_steps if sampling_steps is None else sampling_steps)
         return SOLVERS[self.solver](velocity, z, grid)
 
-    def grid(self, steps: int | Sequence[float] | None) -> list[float]:
+    def grid(self, sampling_steps: SamplingSteps) -> list[float]:
         """Return the increasing times 0 ... 1 between which the solver steps.
 
         Arguments:
-            steps: the number of passes, or the times at which steps start.
+            sampling_steps: the number of passes, or the times at which steps start.
 
         Raises:
             ValueError: no pass, an odd number for midpoint, or times that are not 0 <= ... < 1.
         """
         each = PASSES[self.solver]
-        if isinstance(steps, int):
-            within("steps", steps, 1, integer=True)
-            if steps % each:
+        if isinstance(sampling_steps, int):
+            within("sampling_steps", sampling_steps, 1, integer=True)
+            if sampling_steps % each:
                 raise ValueError(
-                    f"steps = {steps} passes: solver {self.solver!r} takes {each} for each step; "
-                    f"valid is a multiple of {each}"
+                    f"sampling_steps = {sampling_steps} passes: solver {self.solver!r} takes {each} for "
+                    f"each step; valid is a multiple of {each}"
                 )
-            count = steps // each
+            count = sampling_steps // each
             return [i / count for i in range(count + 1)]
-        times = [float(t) for t in steps or ()]
+        times = [float(t) for t in sampling_steps or ()]
         if not times or times[0] != 0 or any(a >= b for a, b in pairwise([*times, 1.0])):
-            raise ValueError(f"steps = {times} are no increasing times from 0 to below 1")
+            raise ValueError(f"sampling_steps = {times} are no increasing times from 0 to below 1")
         return [*times, 1.0]
 
-    def density(self, u: Tensor, context: Tensor) -> Tensor:
+    def log_prob_latent(self, u: Tensor, context: Tensor) -> Tensor:
         """Return log p(u | context) by the adaptive solver, shape (rows,).
 
         The trace is exact up to 20 parameters; beyond, it is estimated along 8 random directions
@@ -213,14 +209,14 @@ class FMPE(Estimator):
         z, trace = self._with_trace(u, context, (1.0, 0.0))
         return log_normal(z) + trace
 
-    def draw_with_density(
+    def sample_latent_with_log_prob(
         self,
         context: Tensor,
         generator: torch.Generator,
-        steps: int | Sequence[float] | None,
+        sampling_steps: SamplingSteps,
     ) -> tuple[Tensor, Tensor]:
         if self.solver != ADAPTIVE:
-            return super().draw_with_density(context, generator, steps)
+            return super().sample_latent_with_log_prob(context, generator, sampling_steps)
         z = self.noise(context, generator)
         u, trace = self._with_trace(z, context, (0.0, 1.0))
         return u, log_normal(z) - trace
@@ -229,7 +225,6 @@ class FMPE(Estimator):
         self, u: Tensor, context: Tensor, span: tuple[float, float]
     ) -> tuple[Tensor, Tensor]:
         """Solve from the first to the last time; return u and the integral of the trace."""
-        context = self.gain * context
         probes = None if self.problem.size <= LARGEST else self._probes(u)
 
         def slope(state: Tensor, t: Tensor) -> Tensor:
@@ -241,7 +236,7 @@ class FMPE(Estimator):
                 value, derivative = jacobian(velocity, at)
                 trace = derivative.diagonal(dim1=-2, dim2=-1).sum(-1)
             else:
-                value, columns = along(velocity, at, probes)
+                value, columns = directional_derivatives(velocity, at, probes)
                 trace = (columns * probes.T).sum(1).mean(-1)
             return torch.cat([value, trace.unsqueeze(-1)], dim=-1)
 

@@ -5,7 +5,7 @@ Where the likelihood can be computed, draws theta_i ~ q(theta | x) get the weigh
     w_i = p(theta_i) p(x | theta_i) / q(theta_i | x)
 
 Weighted means converge to those of the posterior, as long as q covers it, and the mean of w is the
-evidence p(x). Few large weights mean that q misses something; two numbers tell:
+evidence p(x). Few large weights mean that q misses part of the posterior; two numbers show it:
 
     ESS = (sum w)^2 / sum w^2    effective sample size, out of n
     k                            shape of a generalised Pareto distribution fitted to the largest
@@ -27,7 +27,7 @@ FEWEST = 5  # weights in a tail to which a Pareto distribution is fitted
 
 @dataclass(frozen=True)
 class Importance:
-    """Weights of n draws, and what they tell of the proposal."""
+    """Weights of n draws, and diagnostics of the proposal."""
 
     weights: Array  # (n,), their sum is 1
     ess: float  # effective sample size, between 1 and n
@@ -71,7 +71,7 @@ def importance(
     if np.isneginf(largest):
         raise ValueError(
             f"none of {len(log_weights)} draws is possible under prior and likelihood: "
-            "the proposal lies beside the posterior"
+            "the proposal does not overlap the posterior"
         )
     weights = np.exp(log_weights - largest)
     log_evidence = float(largest + np.log(weights.mean()))
@@ -101,7 +101,7 @@ def pareto_shape(weights: Array) -> float:
     b = 1 / excess[-1] + (1 - np.sqrt(len(grid) / grid)) / (3 * quartile)
     shapes = np.array([np.mean(np.log1p(-value * excess)) for value in b])
     profile = count * (np.log(-b / shapes) - shapes - 1)
-    chance = np.exp(profile - profile.max())
-    best = float(b @ (chance / chance.sum()))
+    likelihood = np.exp(profile - profile.max())
+    best = float(b @ (likelihood / likelihood.sum()))
     k = float(np.mean(np.log1p(-best * excess)))
     return (count * k + 5.0) / (count + 10)

@@ -33,10 +33,12 @@ def jacobian(f: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
     if not len(z):
         return f(z), z.new_zeros(0, size, size)
 
-    return along(f, z, torch.eye(size, dtype=z.dtype, device=z.device))
+    return directional_derivatives(f, z, torch.eye(size, dtype=z.dtype, device=z.device))
 
 
-def along(f: Callable[[Tensor], Tensor], z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+def directional_derivatives(
+    f: Callable[[Tensor], Tensor], z: Tensor, directions: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return f(z), shape (rows, D), and its derivatives along k directions, shape (rows, D, k).
 
     Arguments:

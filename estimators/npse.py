@@ -2,18 +2,19 @@
 
 A denoiser D estimates the parameter u from u_t = u + t z, z ~ N(0, I), at any noise level t:
 
-    D(u_t, t; x) = u_t / (1 + t^2) + t / sqrt(1 + t^2) mean_m F_m(c_in u_t, x, t),   c_in = 1 / sqrt(1 + t^2)
-    loss = mean_m E |F_m(c_in u_t, x, t) - F*|^2,   F* = (u - u_t / (1 + t^2)) sqrt(1 + t^2) / t
+    D(u_t, t; x) = c_skip(t) u_t + c_out(t) mean_m F_m(a c_in(t) u_t, a x, t)
+    loss = mean_m E |F_m(a c_in u_t, a x, t) - F*|^2,   F* = (u - c_skip u_t) / c_out
 
-with log t normal. The score is (D - u_t) / t^2, and draws follow the probability flow
+with log t normal, the coefficients of `estimators.preconditioning` for s = 1, e = 0, and the input scale a.
+The score is (D - u_t) / t^2, and draws follow the probability flow
 
     du/dt = (u - D(u, t; x)) / t     from u_T = D(T z, T; x) + T z, z ~ N(0, I), to t = epsilon
 
-D(T z, T; x) is nearly the posterior's mean. The flow that began at T z would leave it out, and so shift
-draws by about as much as the mean weighs beside T.
+D(T z, T; x) is nearly the posterior's mean. A flow that began at T z would omit this mean, and shift draws by
+the mean divided by about T.
 
-Several networks F_m, trained side by side, average their answers: where simulations are few, what each
-makes of the gaps between them differs, and the mean is closer to the truth than any.
+Several networks F_m are trained together and their outputs averaged: with few simulations each network
+interpolates differently between them, and the mean has a smaller error than each.
 
 Sharrock, Simons, Liu, Beaumont: Sequential Neural Score Estimation (2022), arXiv 2210.04872. Karras,
 Aittala, Aila, Laine: Elucidating the Design Space of Diffusion-Based Generative Models (2022), arXiv
@@ -24,16 +25,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from estimators.consistency import decreasing
-from estimators.estimator import Estimator, Phase, Problem, within
+from estimators.checks import within
+from estimators.consistency import decreasing_times, times_apart
+from estimators.estimator import Estimator, Phase
 from estimators.network import free_form_network
 from estimators.network.base import FreeForm
+from estimators.network.inputs import NetworkInputs
 from estimators.network.time import LogTimeFeatures
+from estimators.posterior import SamplingSteps
+from estimators.preconditioning import Preconditioning
+from estimators.problem import InferenceProblem
+from estimators.settings import EstimatorSettings, Float, NetworkSpec, PositiveFloat, PositiveInt
+
+
+class NPSESettings(EstimatorSettings, NetworkSpec):
+    """Settings of `NPSE`.
+
+    Arguments:
+        members: networks F_m, of one specification, that are trained together and averaged.
+        features: frequencies of log t that a network sees.
+        input_scale: a, factor on the inputs u and x of a network: the spatial frequencies it starts with.
+        epsilon, T: the shortest and the longest time.
+        p_mean, p_std: mean and standard deviation of log t in training.
+        sampling_steps: network passes for a draw.
+    """
+
+    members: PositiveInt = 4
+    features: PositiveInt = 16
+    input_scale: PositiveFloat = 3.0
+    epsilon: PositiveFloat = 2e-3
+    T: Float = 10.0
+    p_mean: Float = -2.0
+    p_std: PositiveFloat = 2.0
+    sampling_steps: PositiveInt = 30
+
+    @model_validator(mode="after")
+    def _times_are_apart(self) -> Self:
+        times_apart(self.epsilon, self.T)
+        return self
 
 
 class NPSE(Estimator):
@@ -41,87 +76,51 @@ class NPSE(Estimator):
 
     Arguments:
         problem: names, bounds and shapes.
-        members: networks that are trained side by side and averaged.
-        network: name of the F_m, see `estimators.network`.
-        width, depth, dropout: their size and dropout; None is the network's own default.
-        network_arguments: their other settings.
-        features: frequencies of log t that a network sees.
-        gain: factor on the inputs u and x of a network: the spatial frequencies it starts with.
-        epsilon, T: the shortest and the longest time.
-        p_mean, p_std: mean and standard deviation of log t in training.
-        steps: network passes for a draw.
-        bounds: treatment of bounded parameters, see `estimators.transform`.
-        summary, summary_arguments: the summary network, see `estimators.summary`.
+        settings: see `NPSESettings`.
 
     Raises:
-        LookupError, ValueError, TypeError: an argument that is not valid.
+        LookupError, ValueError, TypeError: a setting that is not valid.
     """
 
     learning_rate = 3e-3
-    steps: int
+    settings_type = NPSESettings
+    sampling_steps: int
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        members: int = 4,
-        network: str = "mlp",
-        width: int | None = None,
-        depth: int | None = None,
-        dropout: float | None = None,
-        network_arguments: Mapping[str, Any] | None = None,
-        features: int = 16,
-        gain: float = 3.0,
-        epsilon: float = 2e-3,
-        T: float = 10.0,
-        p_mean: float = -2.0,
-        p_std: float = 2.0,
-        steps: int = 30,
-        bounds: str = "reflect",
-        summary: str = "identity",
-        summary_arguments: Mapping[str, Any] | None = None,
-    ) -> None:
-        within("members", members, 1, integer=True)
-        within("features", features, 1, integer=True)
-        within("gain", gain, 1e-6)
-        within("epsilon", epsilon, 1e-6)
-        within("T", T, 2 * epsilon)
-        within("p_mean", p_mean, -math.inf)
-        within("p_std", p_std, 1e-6)
-        within("steps", steps, 1, integer=True)
-        super().__init__(
-            problem, bounds=bounds, summary=summary, summary_arguments=summary_arguments
+    def __init__(self, problem: InferenceProblem, settings: NPSESettings) -> None:
+        super().__init__(problem, settings)
+        self.settings, self.input_scale = settings, settings.input_scale
+        self.epsilon, self.T = settings.epsilon, settings.T
+        self.sampling_steps = settings.sampling_steps
+        self.preconditioning = Preconditioning()
+        self.inputs = NetworkInputs(LogTimeFeatures(settings.features), settings.input_scale)
+        sizes = problem.size, self.summary.width, self.inputs.features.width
+        self.denoisers = nn.ModuleList(
+            free_form_network(settings.network, *sizes, settings.network_settings, problem.shape)
+            for _ in range(settings.members)
         )
-        self.gain, self.epsilon, self.T = gain, epsilon, T
-        self.p_mean, self.p_std, self.steps = p_mean, p_std, steps
-        self.features = LogTimeFeatures(features)
-        given = {"width": width, "depth": depth, "dropout": dropout, **(network_arguments or {})}
-        self.denoisers = nn.ModuleList(self._network(network, given) for _ in range(members))
-
-    def _network(self, name: str, given: Mapping[str, Any]) -> FreeForm:
-        sizes = self.problem.size, self.summary.width, self.features.width
-        return free_form_network(name, *sizes, given)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("training", 1.0, list(self.parameters()), best=True),)
 
     @property
-    def floats(self) -> int:
-        return max(network.floats for network in self._members())
+    def row_memory(self) -> int:
+        return max(network.row_memory for network in self._members())
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
-        u, context = self.transform(theta), self.gain * self.summary(x)
+        u = self.transform(theta)
+        context = self.inputs.context(self.context(x, len(u)))
         total = torch.zeros((), device=u.device)
         for network in self._members():
-            level = torch.randn(len(u), 1, device=u.device).mul_(self.p_std).add_(self.p_mean)
+            level = torch.randn(len(u), 1, device=u.device)
+            level = level.mul_(self.settings.p_std).add_(self.settings.p_mean)
             t = level.clamp_(math.log(self.epsilon), math.log(self.T)).exp_()
             noisy = torch.addcmul(u, t, torch.randn_like(u))
-            variance = t.square() + 1
-            target = (u - noisy / variance) * variance.sqrt() / t
+            target = self.preconditioning.target(u, noisy, t)
             masks = network.masks(len(u), u.device)
-            answer = network(*self._inputs(noisy, context, t), masks)
-            total = total + (answer - target).square().mean()
+            scaled = self.inputs.parameter(noisy, self.preconditioning.c_in(t))
+            output = network(scaled, context, self.inputs.time(t, len(u)), masks)
+            total = total + (output - target).square().mean()
         return total / len(self.denoisers)
 
     def denoise(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
@@ -129,33 +128,30 @@ class NPSE(Estimator):
 
         Arguments:
             noisy: u_t, shape (rows, D).
-            context: summary of x times the gain, shape (rows, C).
+            context: summary of x, shape (rows, C).
             t: shape (rows, 1) or (1, 1).
         """
-        inputs = self._inputs(noisy, context, t)
-        answers = [network(*inputs) for network in self._members()]
-        answer = torch.stack(answers).mean(0) if len(answers) > 1 else answers[0]
-        variance = t.square() + 1
-        return torch.addcmul(noisy / variance, t * variance.rsqrt(), answer)
-
-    def _inputs(self, noisy: Tensor, context: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        time = self.features(t[:, 0]).expand(len(noisy), -1)
-        return self.gain * (t.square() + 1).rsqrt() * noisy, context, time
+        scales = self.preconditioning
+        inputs = self.inputs(noisy, context, t, scales.c_in(t))
+        outputs = [network(*inputs) for network in self._members()]
+        output = torch.stack(outputs).mean(0) if len(outputs) > 1 else outputs[0]
+        return torch.addcmul(scales.c_skip(t, noisy), scales.c_out(t), output)
 
     def _members(self) -> list[FreeForm]:
         return list(self.denoisers)  # type: ignore[arg-type]
 
-    def draw(
+    def sample_latent(
         self,
         context: Tensor,
         generator: torch.Generator,
-        steps: int | Sequence[float] | None,
+        sampling_steps: SamplingSteps,
     ) -> Tensor:
-        return self.push(self.noise(context, generator), context, steps)
+        return self.transport(self.noise(context, generator), context, sampling_steps)
 
-    def push(self, z: Tensor, context: Tensor, steps: int | Sequence[float] | None) -> Tensor:
-        times = z.new_tensor([self.times(self.steps if steps is None else steps)])
-        context = self.gain * context
+    def transport(self, z: Tensor, context: Tensor, sampling_steps: SamplingSteps) -> Tensor:
+        times = z.new_tensor(
+            [self.times(self.sampling_steps if sampling_steps is None else sampling_steps)]
+        )
         u = self.denoise(times[:, :1] * z, context, times[:, :1])
         if times.shape[1] == 1:
             return u
@@ -171,7 +167,7 @@ class NPSE(Estimator):
 
         Arguments:
             u: where it begins, shape (rows, D).
-            context: summary of x times the gain, shape (rows, C).
+            context: summary of x, shape (rows, C).
             times: decreasing, shape (rows, N) or (1, N).
 
         Yields:
@@ -179,28 +175,28 @@ class NPSE(Estimator):
         """
         yield u
         shares = times[:, 1:] / times[:, :-1]
-        steps = -shares.log()
-        last = u
+        gaps = -shares.log()
+        previous = u
         for k in range(shares.shape[1]):
-            ahead = answer = self.denoise(u, context, times[:, k : k + 1])
+            extrapolated = denoised = self.denoise(u, context, times[:, k : k + 1])
             if k:
-                ratio = steps[:, k] / (2 * steps[:, k - 1])
-                ahead = answer + (answer - last) * ratio.unsqueeze(1)
-            u = torch.lerp(ahead, u, shares[:, k : k + 1])
+                ratio = gaps[:, k] / (2 * gaps[:, k - 1])
+                extrapolated = denoised + (denoised - previous) * ratio.unsqueeze(1)
+            u = torch.lerp(extrapolated, u, shares[:, k : k + 1])
             yield u
-            last = answer
+            previous = denoised
 
-    def times(self, steps: int | Sequence[float]) -> list[float]:
+    def times(self, sampling_steps: int | Sequence[float]) -> list[float]:
         """Return the decreasing times of the network passes, from T to epsilon on a geometric grid.
 
         Arguments:
-            steps: the number of passes, or the times themselves.
+            sampling_steps: the number of passes, or the times themselves.
 
         Raises:
             ValueError: no pass, or times that leave [epsilon, T] or do not decrease.
         """
-        if not isinstance(steps, int):
-            return decreasing(steps, self.epsilon, self.T)
-        within("steps", steps, 1, integer=True)
-        ratio = (self.epsilon / self.T) ** (1 / max(steps - 1, 1))
-        return [self.T * ratio**k for k in range(steps)]
+        if not isinstance(sampling_steps, int):
+            return decreasing_times(sampling_steps, self.epsilon, self.T)
+        within("sampling_steps", sampling_steps, 1, integer=True)
+        ratio = (self.epsilon / self.T) ** (1 / max(sampling_steps - 1, 1))
+        return [self.T * ratio**k for k in range(sampling_steps)]

@@ -11,14 +11,22 @@ in Schmitt et al.: Consistency Models for Scalable and Fast Simulation-Based Inf
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from zuko.transforms import MonotonicRQSTransform
 
-from estimators.coupling import coupling_layers
-from estimators.estimator import Problem, within
+from estimators.coupling import CouplingSettings, coupling_layers
 from estimators.flow import FlowEstimator
+from estimators.problem import InferenceProblem
+from estimators.settings import Bins
+
+
+class NSFSettings(CouplingSettings):
+    """Settings of `NSF`.
+
+    Arguments:
+        bins: pieces of a spline.
+    """
+
+    bins: Bins = 16
 
 
 class NSF(FlowEstimator):
@@ -26,42 +34,21 @@ class NSF(FlowEstimator):
 
     Arguments:
         problem: names, bounds and shapes.
-        transforms: number of layers; each transforms both halves.
-        bins: pieces of a spline.
-        hidden: units in the layers of the network that yields the splines.
-        dropout: share of its units that are silenced while training.
-        permutation: fixed or learnable, between the layers.
-        bounds: treatment of bounded parameters; a bijection where the prior has bounds.
-        summary, summary_arguments: the summary network, see `estimators.summary`.
+        settings: see `NSFSettings`.
 
     Raises:
-        LookupError, ValueError, TypeError: an argument that is not valid.
+        LookupError, ValueError: a setting that is not valid.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        transforms: int = 6,
-        bins: int = 16,
-        hidden: Sequence[int] = (128, 128),
-        dropout: float = 0.05,
-        permutation: str = "fixed",
-        bounds: str = "probit",
-        summary: str = "identity",
-        summary_arguments: Mapping[str, Any] | None = None,
-    ) -> None:
-        within("bins", bins, 2, integer=True)
-        super().__init__(
-            problem, bounds=bounds, summary=summary, summary_arguments=summary_arguments
-        )
+    settings_type = NSFSettings
+
+    def __init__(self, problem: InferenceProblem, settings: NSFSettings) -> None:
+        super().__init__(problem, settings)
+        bins = settings.bins
         self.flow = coupling_layers(
             problem.size,
             self.summary.width,
             MonotonicRQSTransform,
             [(bins,), (bins,), (bins - 1,)],
-            transforms=transforms,
-            hidden=hidden,
-            dropout=dropout,
-            permutation=permutation,
+            settings,
         )

@@ -9,13 +9,27 @@ Durkan, Bekasov, Murray, Papamakarios: Neural Spline Flows (2019), arXiv 1906.04
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import zuko
 
-from estimators.estimator import Problem, within
-from estimators.flow import FlowEstimator
+from estimators.flow import FlowEstimator, FlowSettings
+from estimators.problem import InferenceProblem
+from estimators.settings import Bins, PositiveInt
+
+
+class AutoregressiveNSFSettings(FlowSettings):
+    """Settings of `AutoregressiveNSF`.
+
+    Arguments:
+        transforms: number of layers.
+        bins: pieces of a spline.
+        hidden: units in the layers of the network that yields the splines.
+    """
+
+    transforms: PositiveInt = 5
+    bins: Bins = 8
+    hidden: Sequence[PositiveInt] = (64, 64)
 
 
 class AutoregressiveNSF(FlowEstimator):
@@ -23,38 +37,20 @@ class AutoregressiveNSF(FlowEstimator):
 
     Arguments:
         problem: names, bounds and shapes.
-        transforms: number of layers.
-        bins: pieces of a spline.
-        hidden: units in the layers of the network that yields the splines.
-        bounds: treatment of bounded parameters; a bijection where the prior has bounds.
-        summary, summary_arguments: the summary network, see `estimators.summary`.
+        settings: see `AutoregressiveNSFSettings`.
 
     Raises:
-        LookupError, ValueError, TypeError: an argument that is not valid.
+        LookupError, ValueError: a setting that is not valid.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        transforms: int = 5,
-        bins: int = 8,
-        hidden: Sequence[int] = (64, 64),
-        bounds: str = "probit",
-        summary: str = "identity",
-        summary_arguments: Mapping[str, Any] | None = None,
-    ) -> None:
-        within("transforms", transforms, 1, integer=True)
-        within("bins", bins, 2, integer=True)
-        for units in hidden:
-            within("hidden", units, 1, integer=True)
-        super().__init__(
-            problem, bounds=bounds, summary=summary, summary_arguments=summary_arguments
-        )
+    settings_type = AutoregressiveNSFSettings
+
+    def __init__(self, problem: InferenceProblem, settings: AutoregressiveNSFSettings) -> None:
+        super().__init__(problem, settings)
         self.flow = zuko.flows.NSF(
             features=problem.size,
             context=self.summary.width,
-            transforms=transforms,
-            bins=bins,
-            hidden_features=tuple(hidden),
+            transforms=settings.transforms,
+            bins=settings.bins,
+            hidden_features=tuple(settings.hidden),
         ).transform

@@ -1,6 +1,6 @@
 """The times of a draw's few network passes, chosen on simulations that were not trained on.
 
-Each pass after the first adds noise of level t_k and takes it away again; which levels are best depends
+Each pass after the first adds noise of level t_k and removes it again; which levels are best depends
 on how sharp the posteriors are. The score of draws is the energy score, in standardised parameters u,
 
     S = E |u_s - u| - E |u_s - u_r| / 2,    u the true parameter, u_s and u_r independent draws
@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from estimators.checks import within
 from estimators.consistency import ConsistencyEstimator
-from estimators.estimator import within
 from estimators.posterior import Posterior
 
 FACTORS = (0.25, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0, 4.0)  # tried on each time in turn
@@ -37,7 +37,7 @@ def best_times(
     draws: int = 64,
     seed: int = 0,
 ) -> list[float]:
-    """Return decreasing times for `posterior.sample(..., steps=times)`.
+    """Return decreasing times for `posterior.sample(..., sampling_steps=times)`.
 
     Arguments:
         posterior: one that draws by a consistency function.
@@ -84,7 +84,7 @@ def energy_score(
 ) -> float:
     """Return the mean energy score of draws by passes at these times."""
     module = posterior.module
-    sampled = posterior.sample(x, draws, steps=times, seed=seed)
+    sampled = posterior.sample(x, draws, sampling_steps=times, seed=seed)
     truth = torch.as_tensor(np.asarray(theta), dtype=torch.float32, device=sampled.device)
     if truth.shape != (len(sampled), sampled.shape[2]):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The posterior an estimator hands out: draws and densities in natural units."""
+"""The posterior of a trained estimator: draws and densities in natural units."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from estimators.estimator import Estimator
+from estimators.checks import renamed
+from estimators.memory import draws_that_fit
+from estimators.observation import Observation, batched
 from estimators.training_range import OutOfRangeWarning
+
+if TYPE_CHECKING:
+    from estimators.estimator import Estimator
 
 ROWS = 8192  # rows in one network pass: larger ones leave the processor's cache
 FLOATS = 2**24  # numbers that one pass may take
 OBSERVATIONS = 1024  # observations in one pass of the summary network
 CHANNELS = 64  # numbers that a summary network is taken to need for one of an observation
 
-Steps = int | Sequence[float] | None
+SamplingSteps = int | Sequence[float] | None  # network passes of a draw, or their times
 
 
 class Posterior:
@@ -44,53 +49,111 @@ class Posterior:
         return dict(self.module.problem.x)
 
     @property
-    def steps(self) -> int | None:
+    def parameter_shape(self) -> tuple[int, ...]:
+        """The shape of the parameters as an array: (D,), or that of an image."""
+        return self.module.problem.parameter_shape
+
+    @property
+    def sampling_steps(self) -> int | None:
         """The network passes that a draw takes by default; None where there is no choice."""
-        return self.module.steps
+        return self.module.sampling_steps
+
+    @property
+    def steps(self) -> int | None:
+        """The former name of `sampling_steps`."""
+        return renamed("steps", self.sampling_steps, "sampling_steps")
 
     @torch.inference_mode()
     def sample(
         self,
-        x: Mapping[str, ArrayLike],
+        x: Observation,
         n: int,
         *,
-        steps: Steps = None,
+        sampling_steps: SamplingSteps = None,
         seed: int | None = None,
         bf16: bool = False,
+        steps: SamplingSteps = None,
     ) -> Tensor:
         """Return draws theta ~ p(theta | x), shape (B, n, D), natural units, float32.
 
-        Equal seeds give equal draws, on every device up to rounding. An observation far outside of
-        the training range gives an `OutOfRangeWarning`.
+        Of a single observation, without its axis B, they have the shape (n, D). Equal seeds give equal
+        draws, on every device up to rounding. An observation far outside of the training range gives an
+        `OutOfRangeWarning`.
 
         Arguments:
-            x: outputs of B observations, each of shape (B, ...).
+            x: outputs of B observations by name, each of shape (B, ...), or of one, each of its own shape;
+                one array where there is one output.
             n: draws for one observation.
-            steps: network passes, where the method has a choice; None is its default.
+            sampling_steps: network passes, where the method has a choice; None is its default.
             seed: None takes torch's global generator.
             bf16: compute in bfloat16 where torch deems it safe.
+            steps: the former name of `sampling_steps`.
 
         Raises:
-            ValueError: x has other names or shapes than the training data, n < 0, or steps where
+            ValueError: x has other names or shapes than the training data, n < 0, or sampling_steps where
                 there is no choice.
+            MemoryError: the memory of a GPU does not hold the draws of one pass.
         """
+        if steps is not None:
+            sampling_steps = renamed("steps", steps, "sampling_steps")
+        x, single = batched(self.x_shapes, x)
         device = self._device()
         with self._evaluation(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            context, generator = self._context(x), self._start(n, steps, seed)
+            context, generator = self._context(x), self._start(n, sampling_steps, seed)
             draws = torch.empty(len(context) * n, len(self.names), device=device)
-            for rows in self._chunks(len(draws), context):
-                u = self.module.draw(context[rows // n], generator, steps).float()
-                draws[rows] = self.module.transform.inverse(u)
-        return draws.view(len(context), n, len(self.names))
+            for rows, theta in self._drawn(context, n, generator, sampling_steps):
+                draws[rows] = theta
+        draws = draws.view(len(context), n, len(self.names))
+        return draws[0] if single else draws
+
+    @torch.inference_mode()
+    def summary(self, x: Observation) -> Tensor:
+        """Return what the estimator keeps of observations, its context, shape (B, F).
+
+        Arguments:
+            x: see `sample`.
+        """
+        x, _ = batched(self.x_shapes, x)
+        with self._evaluation():
+            return self._context(x)
+
+    @torch.inference_mode()
+    def batches(
+        self,
+        x: Observation,
+        n: int,
+        *,
+        sampling_steps: SamplingSteps = None,
+        seed: int | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield the draws of `sample` in portions (rows, D), one observation's after another's.
+
+        Memory does not grow with n.
+        """
+        x, _ = batched(self.x_shapes, x)
+        with self._evaluation():
+            context, generator = self._context(x), self._start(n, sampling_steps, seed)
+            for _, theta in self._drawn(context, n, generator, sampling_steps):
+                yield theta
+
+    def _drawn(
+        self, context: Tensor, n: int, generator: torch.Generator, sampling_steps: SamplingSteps
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in self._chunks(len(context) * n, context):
+            part = context[rows // n]
+            with draws_that_fit(self.module, part, sampling_steps):
+                u = self.module.sample_latent(part, generator, sampling_steps).float()
+            yield rows, self.module.transform.inverse(u)
 
     @torch.no_grad()
     def sample_with_log_prob(
         self,
-        x: Mapping[str, ArrayLike],
+        x: Observation,
         n: int,
         *,
-        steps: Steps = None,
+        sampling_steps: SamplingSteps = None,
         seed: int | None = None,
+        steps: SamplingSteps = None,
     ) -> tuple[Tensor, Tensor]:
         """Return draws (B, n, D) and their own log p(theta | x), shape (B, n).
 
@@ -99,38 +162,46 @@ class Posterior:
         one-to-one.
 
         Arguments:
-            x, n, steps, seed: see `sample`.
+            x, n, sampling_steps, seed, steps: see `sample`.
 
         Raises:
             NotImplementedError: the draws have no tractable density; the message says what has.
             ValueError: as in `sample`.
         """
+        if steps is not None:
+            sampling_steps = renamed("steps", steps, "sampling_steps")
+        x, single = batched(self.x_shapes, x)
         with self._evaluation():
             self._check_bijection()
-            context, generator = self._context(x), self._start(n, steps, seed)
+            context, generator = self._context(x), self._start(n, sampling_steps, seed)
             total, size = len(context) * n, len(self.names)
             draws = torch.empty(total, size, device=context.device)
             log_prob = torch.empty(total, device=context.device)
             for rows in self._chunks(total, context, size):
-                u, density = self.module.draw_with_density(context[rows // n], generator, steps)
+                u, density = self.module.sample_latent_with_log_prob(
+                    context[rows // n], generator, sampling_steps
+                )
                 draws[rows] = self.module.transform.inverse(u)
                 log_prob[rows] = density + self.module.transform.log_abs_det(draws[rows])
-        return draws.view(len(context), n, size), log_prob.view(len(context), n)
+        draws, log_prob = draws.view(len(context), n, size), log_prob.view(len(context), n)
+        return (draws[0], log_prob[0]) if single else (draws, log_prob)
 
     @torch.no_grad()
-    def log_prob(self, theta: ArrayLike, x: Mapping[str, ArrayLike]) -> Tensor:
+    def log_prob(self, theta: ArrayLike, x: Observation) -> Tensor:
         """Return log p(theta | x), shape (B, n); -inf outside the prior's bounds.
 
         Arguments:
-            theta: parameters (B, n, D), natural units.
-            x: outputs of B observations, each of shape (B, ...).
+            theta: parameters (B, n, D), or (n, D) of a single observation, natural units.
+            x: see `sample`.
 
         Raises:
             NotImplementedError: the estimator has no tractable density; the message says what has.
             ValueError: theta or x have other shapes than the training data.
         """
+        x, single = batched(self.x_shapes, x)
+        theta = np.asarray(theta)[None] if single else np.asarray(theta)
         with self._evaluation():
-            if type(self.module).density is not Estimator.density:
+            if self.module.has_log_prob:
                 self._check_bijection()
             context = self._context(x)
             values = torch.as_tensor(np.asarray(theta), dtype=torch.float32).to(context.device)
@@ -144,19 +215,29 @@ class Posterior:
             transform = self.module.transform
             for rows in self._chunks(len(flat), context, size):
                 part = flat[rows]
-                density = self.module.density(transform(part), context[rows // n])
+                density = self.module.log_prob_latent(transform(part), context[rows // n])
                 density = density + transform.log_abs_det(part)
                 log_prob[rows] = density.masked_fill(~transform.contains(part), -torch.inf)
-        return log_prob.view(b, n)
+        return log_prob.view(n) if single else log_prob.view(b, n)
 
-    def _start(self, n: int, steps: Steps, seed: int | None) -> torch.Generator:
+    @torch.inference_mode()
+    def summarise(self, x: Mapping[str, ArrayLike]) -> Tensor:
+        """Return what the summary network makes of B observations, shape (B, ...).
+
+        Arguments:
+            x: outputs of B observations, each of shape (B, ...).
+        """
+        with self._evaluation():
+            return self._context(x)
+
+    def _start(self, n: int, sampling_steps: SamplingSteps, seed: int | None) -> torch.Generator:
         """Return the source of a sample's random numbers."""
         if n < 0:
             raise ValueError(f"n = {n} draws; valid is 0 or more")
-        if steps is not None and self.steps is None:
+        if sampling_steps is not None and self.sampling_steps is None:
             raise ValueError(
-                f"steps = {steps!r}: a draw of estimator {self.estimator!r} takes a fixed number of "
-                "passes; leave steps out"
+                f"sampling_steps = {sampling_steps!r}: a draw of estimator {self.estimator!r} takes a "
+                "fixed number of passes; leave sampling_steps out"
             )
         return torch.Generator().manual_seed(
             int(torch.randint(2**62, ())) if seed is None else seed
@@ -165,7 +246,7 @@ class Posterior:
     def _check_bijection(self) -> None:
         if not self.module.transform.bijective:
             raise NotImplementedError(
-                f"bounds = {self.module.bounds!r} folds draws back at the prior's bounds: that is no "
+                f"bounds = {self.module.bounds!r} moves draws beyond the prior's bounds to others: that is no "
                 "bijection and leaves no density; train with bounds probit or logit"
             )
 
@@ -177,6 +258,8 @@ class Posterior:
         if set(x) != set(shapes):
             raise ValueError(f"x has the arrays {sorted(x)}; valid are {sorted(shapes)}")
         outputs = {k: torch.as_tensor(np.asarray(x[k]), dtype=torch.float32) for k in shapes}
+        if not outputs:
+            return self.module.context({}, 1)
         counts = {len(v) if v.ndim else -1 for v in outputs.values()}
         for name, values in outputs.items():
             if tuple(values.shape[1:]) != shapes[name] or len(counts) != 1 or -1 in counts:
@@ -186,8 +269,8 @@ class Posterior:
                 )
             if not values.isfinite().all():
                 raise ValueError(f"x[{name!r}] holds NaN, infinity, or what float32 cannot hold")
-        floats = CHANNELS * sum(math.prod(shape) for shape in shapes.values())
-        size = max(1, min(OBSERVATIONS, FLOATS // max(1, floats)))
+        numbers = CHANNELS * sum(math.prod(shape) for shape in shapes.values())
+        size = max(1, min(OBSERVATIONS, FLOATS // max(1, numbers)))
         parts = []
         for start in range(0, max(1, counts.pop()), size):
             part = {k: v[start : start + size].to(device) for k, v in outputs.items()}
@@ -199,9 +282,10 @@ class Posterior:
 
     def _chunks(self, total: int, context: Tensor, factor: int = 1) -> Iterator[Tensor]:
         # The chunk's size depends on shapes alone, so that equal seeds give equal draws.
-        floats = factor * (self.module.floats + context.shape[1])
-        rows = max(1, min(ROWS, FLOATS // floats))
-        return iter(torch.arange(total, device=context.device).split(rows)) if total else iter(())
+        numbers = factor * (self.module.row_memory + context.shape[1])
+        rows = max(1, min(ROWS, FLOATS // numbers))
+        for start in range(0, total, rows):
+            yield torch.arange(start, min(start + rows, total), device=context.device)
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from estimators.registry import suggest
-from estimators.summary import MASK
+from estimators import plugins
+from estimators.outputs import MASK
 
 if TYPE_CHECKING:  # the names must be known without the price of importing torch
     from torch import Tensor
@@ -21,7 +21,7 @@ Outputs = dict[str, "Tensor"]
 
 
 class Step(Protocol):
-    """One thing that is done with the outputs."""
+    """One transformation of the outputs."""
 
     def shapes(self, shapes: Shapes) -> Shapes:
         """Return the shapes of one simulation's outputs afterwards."""
@@ -110,11 +110,20 @@ TABLE: dict[str, tuple[Step, ...]] = {
 
 
 def steps_of(name: str) -> tuple[Step, ...]:
-    """Return the steps of this name.
+    """Return the steps of this name: of the table, or a user's `module:attribute` or `file.py:attribute`.
 
     Raises:
         LookupError: there is none of this name.
+        TypeError: what the name leads to is neither a step nor several.
     """
-    if name not in TABLE:
-        raise LookupError(f"unknown preprocessing {name!r}{suggest(name, sorted(TABLE))}")
-    return TABLE[name]
+    if name in TABLE:
+        return TABLE[name]
+    found = plugins.find("preprocessing", name, dict.fromkeys(TABLE, ""))
+    steps = tuple(found) if isinstance(found, list | tuple) else (found,)
+    for step in steps:
+        if not (callable(step) and callable(getattr(step, "shapes", None))):
+            raise TypeError(
+                f"preprocessing {name!r}: {step!r} is no step; a step is called with outputs and has "
+                "`shapes`, see estimators.preprocessing.Step"
+            )
+    return steps

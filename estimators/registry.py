@@ -1,20 +1,22 @@
-"""The table of estimators: a name becomes a class, a class and its arguments become an estimator.
+"""The built-in estimators by name, and how a name and its arguments become an estimator.
 
-A name is one of the table below, `package.module:attribute`, or an entry point of the group
-`sbiflow.estimators`. Nothing is imported before a name is asked for.
+A name is one of the table below, `package.module:attribute`, `file.py:attribute`, or an entry point of the
+group `sbiflow.estimators`. Nothing is imported before a name is asked for.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
+import warnings
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from estimators import plugins
+from estimators.checks import renamed
+from estimators.settings import check_names, defaults, model_of, validated
+
 if TYPE_CHECKING:
-    from estimators.estimator import Estimator, Problem
+    from estimators.estimator import Estimator
+    from estimators.problem import InferenceProblem
 
 GROUP = "sbiflow.estimators"
 
@@ -22,42 +24,64 @@ TABLE = {
     "acf": "estimators.acf:ACF",
     "cmpe": "estimators.cmpe:CMPE",
     "cmpe_distilled": "estimators.cmpe_distilled:CMPEDistilled",
-    "cmpe_paper": "estimators.cmpe_paper:PaperCMPE",
     "ensemble": "estimators.ensemble:Ensemble",
     "fmpe": "estimators.fmpe:FMPE",
     "npse": "estimators.npse:NPSE",
     "nsf": "estimators.nsf:NSF",
     "nsf_autoregressive": "estimators.nsf_autoregressive:AutoregressiveNSF",
 }
+# Names of former versions, and what to write instead: runs and artefacts that name them still open.
+MOVED = {"cmpe_paper": "benchmarks.paper.cmpe_paper:CMPEPaper"}
+
+FORMER_NAMES = {
+    "gain": "input_scale",
+    "kept": "replay_size",
+    "slower": "student_rate",
+    "steps": "sampling_steps",
+    "teaching": "teacher_fraction",
+}
 
 
 def available() -> list[str]:
     """Return the names of the built-in estimators and of the installed plug-ins, sorted."""
-    return sorted({*TABLE, *(point.name for point in metadata.entry_points(group=GROUP))})
+    return plugins.available(TABLE, GROUP)
+
+
+def current(name: str) -> str:
+    """Return what to write for a name today; the name of a former version gives a warning."""
+    if name not in MOVED:
+        return name
+    warnings.warn(
+        f"estimator {name!r} is no part of sbiflow any more: write {MOVED[name]!r}, and work in a "
+        "clone of its repository",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return MOVED[name]
 
 
 def resolve(name: str) -> type[Estimator]:
     """Return the class behind a name.
 
     Raises:
-        LookupError: no estimator has this name, or the module lacks the attribute.
+        LookupError: no estimator has this name, or the module or file lacks the attribute.
         TypeError: what the name leads to is no `Estimator` class.
     """
-    target = TABLE.get(name)
-    if target is None and ":" in name:
-        target = name
-    if target is None:
-        points = [point for point in metadata.entry_points(group=GROUP) if point.name == name]
-        if not points:
-            raise LookupError(f"unknown estimator {name!r}{suggest(name, available())}")
-        target = points[0].value
-    return _import(name, target)
+    try:
+        found = plugins.find("estimator", current(name), TABLE, GROUP)
+    except LookupError as error:
+        if name in MOVED:
+            raise LookupError(f"{error.args[0]}; work in a clone of its repository") from error
+        raise
+    from estimators.estimator import Estimator
+
+    kind: type[Estimator] = plugins.require_subclass("estimator", name, found, Estimator)
+    return kind
 
 
 def arguments(name: str) -> dict[str, Any]:
     """Return the arguments an estimator accepts, each with its default (its configuration)."""
-    parameters = inspect.signature(resolve(name)).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return defaults(model_of(resolve(name)))
 
 
 def check(name: str, given: Iterable[str]) -> None:
@@ -67,47 +91,36 @@ def check(name: str, given: Iterable[str]) -> None:
         LookupError: unknown estimator.
         TypeError: unknown argument; the message lists the valid ones.
     """
-    valid = arguments(name)
-    for key in given:
-        if key not in valid:
-            raise TypeError(
-                f"estimator {name!r} has no argument {key!r}{suggest(key, sorted(valid))}"
-            )
+    model = model_of(resolve(name))
+    check_names(f"estimator {name!r}", model, current_names(name, dict.fromkeys(given)))
 
 
-def build(name: str, problem: Problem, given: Mapping[str, Any]) -> Estimator:
+def current_names(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an estimator with former names replaced, with a DeprecationWarning.
+
+    Raises:
+        LookupError: unknown estimator.
+        TypeError: an argument is given under both names.
+    """
+    valid, current = arguments(name), {}
+    for key, value in given.items():
+        new = FORMER_NAMES.get(key, key)
+        if key in valid or new not in valid:
+            new = key
+        elif new in given:
+            raise TypeError(f"estimator {name!r}: {key!r} is the former name of {new!r}: give one")
+        else:
+            renamed(key, value, new)
+        current[new] = value
+    return current
+
+
+def build(name: str, problem: InferenceProblem, given: Mapping[str, Any]) -> Estimator:
     """Return a new estimator that remembers its name and arguments (an artefact holds both)."""
-    check(name, given)
-    estimator = resolve(name)(problem, **given)
+    given, kind = current_names(name, given), resolve(name)
+    settings = validated(f"estimator {name!r}", model_of(kind), given)
+    by_name = kind.settings_type is None
+    estimator = kind(problem, **given) if by_name else kind(problem, settings)
     estimator.name = name
-    estimator.arguments = dict(given)
+    estimator.arguments = given
     return estimator
-
-
-def suggest(word: str, valid: list[str]) -> str:
-    """Return the end of an error message: the closest valid words, then all of them."""
-    close = difflib.get_close_matches(word, valid, n=3, cutoff=0.5)
-    question = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
-    return f"{question} Valid: {', '.join(valid)}"
-
-
-def _import(name: str, target: str) -> type[Estimator]:
-    from estimators.estimator import Estimator
-
-    module_name, _, attribute = target.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise LookupError(f"estimator {name!r}: no module named {module_name!r}") from error
-    if not hasattr(module, attribute):
-        classes = [n for n, v in vars(module).items() if inspect.isclass(v)]
-        raise LookupError(
-            f"estimator {name!r}: module {module_name!r} has no {attribute!r}"
-            f"{suggest(attribute, sorted(classes))}"
-        )
-    found = getattr(module, attribute)
-    if not (inspect.isclass(found) and issubclass(found, Estimator)):
-        raise TypeError(f"estimator {name!r}: {target!r} is no subclass of estimators.Estimator")
-    return found

@@ -5,6 +5,8 @@ from estimators import testing
 @pytest.mark.parametrize("law", testing.LAWS, ids=lambda law: law.__name__)
 def test_my_estimator(law):
     law("my_package.my_module:MyEstimator")
+
+`check_network`, `check_summary` and `check_preprocessing` do the same for the parts of an estimator.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor
 
 import estimators
+from estimators import testing_parts
 from estimators.consistency import ConsistencyEstimator
 from estimators.estimator import Estimator
 from estimators.posterior import Posterior
@@ -30,6 +33,10 @@ from estimators.training_range import OutOfRangeWarning
 
 LOW, HIGH = (-1.0, 0.0), (1.0, 3.0)
 OUTPUTS = {"counts": (3,), "trace": (4, 2)}
+
+check_network = testing_parts.check_network
+check_preprocessing = testing_parts.check_preprocessing
+check_summary = testing_parts.check_summary
 
 
 def rows(n: int = 256, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -120,7 +127,7 @@ def examples_are_rows_that_are_learned_from(name: str, **arguments: Any) -> None
         sizes = {key: len(values) for key, values in examples.items()}
         assert set(sizes.values()) == {16}, f"rows of the examples of 16 simulations: {sizes}"
         estimator.zero_grad()
-        loss = estimator.replayed({key: values[3:8] for key, values in examples.items()})
+        loss = estimator.replay_loss({key: values[3:8] for key, values in examples.items()})
         assert loss.isfinite(), f"loss is {loss.item()}"
         loss.backward()
         assert all(parameter.grad is not None for parameter in phase.parameters), phase.name
@@ -220,10 +227,10 @@ def draws_come_with_their_density(name: str, **arguments: Any) -> None:
     posterior, x = estimator.posterior(), rows(2)[1]
     for steps in (1, 2, None):
         try:
-            draws, log_prob = posterior.sample_with_log_prob(x, 30, steps=steps, seed=0)
+            draws, log_prob = posterior.sample_with_log_prob(x, 30, sampling_steps=steps, seed=0)
         except (NotImplementedError, ValueError):
             continue
-        expected = posterior.sample(x, 30, steps=steps, seed=0)
+        expected = posterior.sample(x, 30, sampling_steps=steps, seed=0)
         assert torch.allclose(draws, expected, atol=1e-4), "sample() gives other draws"
     if steps is None and has_density(posterior, x):
         gap = (posterior.log_prob(draws, x) - log_prob).abs().median()
@@ -233,9 +240,9 @@ def draws_come_with_their_density(name: str, **arguments: Any) -> None:
         seed = torch.Generator().manual_seed(1)
         z = estimator.noise(context, seed.clone_state())
         try:
-            _, density = estimator.draw_with_density(context, seed, passes)
+            _, density = estimator.sample_latent_with_log_prob(context, seed, passes)
             derivative = torch.autograd.functional.jacobian(
-                lambda v, passes=passes: estimator.push(v, context, passes).sum(0), z
+                lambda v, passes=passes: estimator.transport(v, context, passes).sum(0), z
             ).movedim(1, 0)
         except (NotImplementedError, ValueError):
             continue
@@ -253,7 +260,7 @@ def consistency_starts_at_the_identity(name: str, **arguments: Any) -> None:
     context = estimator.summary(tensors(*rows(64))[1])
     u = 10 * torch.randn(64, 2)
     for t, same in ((estimator.epsilon, True), (0.5 * estimator.T, False)):
-        kept = torch.equal(estimator.jump(u, context, torch.tensor([t])), u)
+        kept = torch.equal(estimator.consistency_function(u, context, torch.tensor([[t]])), u)
         assert kept == same, f"at t = {t} the consistency function is {'' if kept else 'not '}u"
 
 

@@ -9,6 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from estimators.outputs import MASK, masked
+from estimators.transform import is_image
+
+NUMBERS = 2**22  # converted to float64 at a time
 FAR = 1.0  # training standard deviations beyond the training range
 
 
@@ -31,8 +35,7 @@ class TrainingRange(nn.Module):
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__()
-        masks = {name + "_mask" for name in shapes}
-        self.shapes = {name: shapes[name] for name in sorted(shapes) if name not in masks}
+        self.shapes = {name: shapes[name] for name in masked(shapes)}
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.register_buffer("low", torch.full((sum(self.sizes),), -torch.inf))
         self.register_buffer("high", torch.full((sum(self.sizes),), torch.inf))
@@ -40,15 +43,22 @@ class TrainingRange(nn.Module):
 
     def fit(self, x: Mapping[str, Tensor]) -> None:
         """Take the range from training outputs, each of shape (n, ...)."""
+        if not self.shapes:
+            return
         flat = self._flat(x)
         absent = flat.isnan()
         never = absent.all(0)
         self.low.copy_(flat.masked_fill(absent, torch.inf).amin(0).masked_fill(never, -torch.inf))
         self.high.copy_(flat.masked_fill(absent, -torch.inf).amax(0).masked_fill(never, torch.inf))
-        scale = _spread(flat, dim=0)
-        # An element that never changed is measured by the whole output.
-        whole = [_spread(part.flatten()).expand(part.shape[1]) for part in self._parts(flat)]
-        self.scale.copy_(torch.where(scale > 0, scale, torch.cat(whole)))
+        scale = _spread(flat)
+        # An element that never changed, and each of an image, is measured by the whole output.
+        whole = torch.cat([_spread(p.flatten()).expand(p.shape[1]) for p in self._parts(flat)])
+        image = [
+            torch.full((size,), is_image(shape))
+            for shape, size in zip(self.shapes.values(), self.sizes, strict=True)
+        ]
+        own = (scale > 0) & ~torch.cat(image).to(scale.device)
+        self.scale.copy_(torch.where(own, scale, whole))
         self.scale.masked_fill_(self.scale == 0, 1.0)
 
     def distances(self, x: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -98,8 +108,8 @@ class TrainingRange(nn.Module):
         parts = []
         for (name, shape), size in zip(self.shapes.items(), self.sizes, strict=True):
             values = x[name]
-            if name + "_mask" in x:
-                present = x[name + "_mask"] > 0
+            if name + MASK in x:
+                present = x[name + MASK] > 0
                 present = present.view(*present.shape, *[1] * (len(shape) - 1))
                 values = values.masked_fill(~present, torch.nan)
             parts.append(values.reshape(len(values), size))
@@ -109,8 +119,22 @@ class TrainingRange(nn.Module):
         return flat.split(self.sizes, dim=1)
 
 
-def _spread(values: Tensor, dim: int = 0) -> Tensor:
-    """Return the standard deviation of what is no NaN, 0 where there is nothing."""
-    values = values.double()
-    mean = values.nanmean(dim=dim, keepdim=True)
-    return (values - mean).square().nanmean(dim=dim).sqrt().nan_to_num(0.0).float()
+def _spread(values: Tensor) -> Tensor:
+    """Return the standard deviation over the rows of what is no NaN, 0 where there is nothing.
+
+    Much is converted to float64 a part at a time, which bounds the memory.
+    """
+    if values.numel() <= NUMBERS:
+        values = values.double()
+        mean = values.nanmean(dim=0, keepdim=True)
+        return (values - mean).square().nanmean(dim=0).sqrt().nan_to_num(0.0).float()
+    if values.ndim > 1 and values.shape[1] == 1:
+        return _spread(values[:, 0])[None]
+    if values.ndim > 1:
+        columns = max(1, NUMBERS // len(values))
+        return torch.cat([_spread(part.contiguous()) for part in values.split(columns, dim=1)])
+    parts = values.split(NUMBERS)
+    count = max(1, sum(int((~part.isnan()).sum()) for part in parts))
+    centre = sum(float(part.double().nansum()) for part in parts) / count
+    square = sum(float((part.double() - centre).square().nansum()) for part in parts)
+    return torch.tensor((square / count) ** 0.5, device=values.device)

@@ -3,28 +3,33 @@
 An estimator sees u = (g(v) - mean) / spread with v = theta, or v = log theta for a parameter whose scale
 is "log", and g chosen by name for parameters with bounds a < v < b:
 
-    reflect   g(v) = v; a draw that leaves the prior's box is folded back at its wall
+    reflect   g(v) = v; a draw outside of the prior's bounds is reflected at the bound
+    clip      g(v) = v; a draw outside of them is set to the bound: for parameters that often lie on it
     probit    g(v) = Phi^-1((v - a) / (b - a)): a uniform prior of v becomes normal
     logit     g(v) = log((v - a) / (b - v))
 
 Probit and logit are bijections, so that a density keeps its exact Jacobian; a parameter with one
-bound takes log(v - a) or -log(b - v). Reflection leaves the geometry as it is but is
-no bijection. Draws lie inside the bounds by construction: nothing is ever rejected.
+bound takes log(v - a) or -log(b - v). Reflecting and clipping leave the geometry as it is but are
+no bijections. Draws lie inside the bounds by construction: nothing is ever rejected.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from estimators.registry import suggest
+from estimators.checks import suggest
 
-MARGIN = 1e-6  # smallest distance to a bound, as a share of the box: float32 resolves no less
+MARGIN = (
+    1e-6  # smallest distance to a bound, as a fraction of the interval: float32 resolves no less
+)
 SCALES = ("linear", "log")
 TINY = 1e-37  # float32 still holds its logarithm's argument without losing digits
 ROWS = 65_536  # converted to float64 at a time
+IMAGE = 8  # elements along two axes that make an array an image
 LIMIT = 1e3  # standardised inputs are clamped here, so that an outlier cannot overflow a network
 
 
@@ -39,7 +44,7 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
 def quantiles(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return the median and half the width of the central 68.27 % over the rows of values (n, ...).
 
-    Of normal values these are mean and standard deviation, and a share of outliers hardly moves them. An
+    Of normal values these are mean and standard deviation, and a share of outliers hardly changes them. An
     element with more than two thirds of its values equal has no such width and takes its moments.
     """
     flat = values.flatten(1)
@@ -56,18 +61,20 @@ STANDARDISATIONS = {"moments": moments, "robust": quantiles}
 
 
 class Standardizer(nn.Module):
-    """Maps values to centre 0 and spread 1, element by element.
+    """Maps values to centre 0 and spread 1, element by element, or with one of each for a group of elements.
 
     `method`, one of STANDARDISATIONS, says what they are: mean and standard deviation, or median and half
-    the width of the central 68.27 %.
+    the width of the central 68.27 %. `groups` holds the number of each element's group, shape `shape`; None:
+    each element has its own.
 
     Arguments:
-        shape: shape of one mean; a constant element gets the scale 1.
+        shape: shape of one mean; a constant element or group gets the scale 1.
     """
 
     mean: Tensor
     scale: Tensor
     method = "moments"
+    groups: Tensor | None = None
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -76,17 +83,32 @@ class Standardizer(nn.Module):
 
     def fit(self, values: Tensor) -> None:
         """Take centre and scale from values of shape (n, *shape)."""
+        if self.groups is None:
+            mean, scale = self._fitted(values)
+        else:
+            mean, scale = (torch.empty(self.mean.shape, dtype=torch.float64) for _ in range(2))
+            for group in self.groups.unique():
+                members = self.groups == group
+                mean[members], scale[members] = self._fitted(values[:, members].reshape(-1, 1))
+        self.mean.copy_(mean)
+        self.scale.copy_(scale)
+
+    def _fitted(self, values: Tensor) -> tuple[Tensor, Tensor]:
         mean, scale = STANDARDISATIONS[self.method](values)
         # Rounding leaves a constant element a tiny spread; what float32 cannot resolve is noise.
         constant = scale <= 1e-6 * mean.abs() + 1e-30
-        self.mean.copy_(mean)
-        self.scale.copy_(torch.where(constant, 1.0, scale))
+        return mean, torch.where(constant, 1.0, scale)
 
     def forward(self, values: Tensor) -> Tensor:
         return (values - self.mean) / self.scale
 
     def inverse(self, values: Tensor) -> Tensor:
         return self.mean + self.scale * values
+
+
+def is_image(shape: Sequence[int]) -> bool:
+    """Return whether an array of a shape is taken for an image: two axes of at least 8 elements."""
+    return sum(length >= IMAGE for length in shape) >= 2
 
 
 class ParameterTransform(nn.Module):
@@ -112,12 +134,12 @@ class ParameterTransform(nn.Module):
         self.standard = Standardizer(low.shape)
         self.any_log = bool(log.any())
         self._constant("log", log)
-        self._constant("theta_low", inward(low, math.inf))
-        self._constant("theta_high", inward(high, -math.inf))
+        self._constant("theta_low", round_inward(low, math.inf))
+        self._constant("theta_high", round_inward(high, -math.inf))
         low = torch.where(log, low.clamp_min(0).log(), low)
         high = torch.where(log, high.log(), high)
-        self._constant("low", inward(low, math.inf))
-        self._constant("high", inward(high, -math.inf))
+        self._constant("low", round_inward(low, math.inf))
+        self._constant("high", round_inward(high, -math.inf))
         self._constant("has_low", low.isfinite())
         self._constant("has_high", high.isfinite())
 
@@ -170,7 +192,7 @@ class ParameterTransform(nn.Module):
 
 
 class Reflect(ParameterTransform):
-    """Leaves parameters as they are and folds draws back at the walls of the prior's box."""
+    """Leaves parameters as they are and reflects draws at the prior's bounds."""
 
     def __init__(self, low: Tensor, high: Tensor, log: Tensor | None = None) -> None:
         super().__init__(low, high, log)
@@ -189,6 +211,13 @@ class Reflect(ParameterTransform):
 
     def log_slope(self, v: Tensor) -> Tensor:
         return torch.zeros_like(v)
+
+
+class Clip(Reflect):
+    """Leaves parameters as they are and sets draws outside of the prior's bounds to the bound."""
+
+    def bound(self, value: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(value, self.low), self.high)
 
 
 class Squash(ParameterTransform):
@@ -259,6 +288,7 @@ class Logit(Squash):
 
 
 BOUNDS: dict[str, type[ParameterTransform]] = {
+    "clip": Clip,
     "logit": Logit,
     "probit": Probit,
     "reflect": Reflect,
@@ -274,26 +304,28 @@ def parameter_transform(
         LookupError: there is none of this name.
     """
     if bounds not in BOUNDS:
-        raise LookupError(f"unknown bounds {bounds!r}{suggest(bounds, sorted(BOUNDS))}")
+        raise LookupError(f"unknown bounds {bounds!r}{suggest(bounds, BOUNDS)}")
     return BOUNDS[bounds](low, high, log)
 
 
-def standardise_by(module: nn.Module, method: str) -> None:
+def standardise_by(module: nn.Module, method: str, *, grouped: bool = True) -> None:
     """Let all standardisation in a module be done by a method, one of STANDARDISATIONS.
+
+    Arguments:
+        grouped: whether groups of elements keep one centre and scale; if not, each element has its own.
 
     Raises:
         LookupError: there is none of this name.
     """
     if method not in STANDARDISATIONS:
-        raise LookupError(
-            f"unknown standardisation {method!r}{suggest(method, sorted(STANDARDISATIONS))}"
-        )
+        raise LookupError(f"unknown standardisation {method!r}{suggest(method, STANDARDISATIONS)}")
     for part in module.modules():
         if isinstance(part, Standardizer):
             part.method = method
+            part.groups = part.groups if grouped else None
 
 
-def inward(bound: Tensor, towards: float) -> Tensor:
+def round_inward(bound: Tensor, towards: float) -> Tensor:
     """Return float32 bounds that do not lie outside the float64 ones."""
     single = bound.float()
     outside = single < bound if towards > 0 else single > bound

@@ -1,17 +1,18 @@
-"""How good a posterior is: metrics by name, the journal, plots, and the way into MLflow.
+"""How good a posterior is: metrics by name, the journal of a run, plots, and the upload to MLflow.
 
-A metric is a function over all test sets. The names of its arguments say what it needs; whoever
-evaluates hands over these arrays:
+A metric is a function of all test sets. Its required arguments name the arrays that it needs:
 
     theta       (B, D)      true parameters of the test sets
     draws       (B, n, D)   posterior draws for each test set
     references  (B, n, D)   draws of the reference posterior for each test set
     prior       (m, D)      draws of the prior
     seconds     (k,)        measured wall seconds per 1000 draws
+    log_prob    (B,)        log-density of the posterior at the true parameters, where it has one
+    log_prob_draws  (B, k)  log-density at some of the draws
 
-A slow metric may also take `tick=None`, a function that it calls with the number of finished test
-sets. It returns a frozen dataclass whose fields are numbers, strings or arrays, among them
-`definition`, the sentence that stands beside the number.
+A slow metric may also take `tick=None`, a function that it calls with the number of finished test sets, and
+`cache=None`, a folder for what it can use again. It returns a frozen dataclass whose fields are numbers, strings,
+tuples of strings or arrays; the field `definition` is the sentence that stands beside the number.
 """
 
 from __future__ import annotations
@@ -23,22 +24,38 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
-GROUP = "sbiflow.metrics"  # entry points of outsiders
-INPUTS = ("theta", "draws", "references", "prior", "seconds")
+GROUP = "sbiflow.metrics"  # entry points of other packages
+INPUTS = ("theta", "draws", "references", "prior", "seconds", "log_prob", "log_prob_draws")
 
 TABLE = {
     "c2st": "evaluation.c2st:c2st_sets",
+    "c2st_pairs": "evaluation.c2st_pairs:c2st_pairs",
     "c2st_paper": "evaluation.c2st:c2st_paper_sets",
+    "contraction": "evaluation.contraction:contraction",
+    "coverage": "evaluation.coverage:coverage",
+    "coverage_joint": "evaluation.coverage:coverage_joint",
+    "coverage_pixels": "evaluation.image_scores:coverage_pixels",
+    "crps": "evaluation.proper_scores:crps",
     "ece": "evaluation.calibration:ece",
+    "energy": "evaluation.proper_scores:energy",
+    "frechet_images": "evaluation.population:frechet_images",
+    "kernel_images": "evaluation.population:kernel_images",
+    "log_prob": "evaluation.log_prob:log_prob_truth",
     "mae": "evaluation.rmse:mae",
     "mmd": "evaluation.mmd:mmd_sets",
+    "mmd_images": "evaluation.population:mmd_images",
     "mmd_paper": "evaluation.mmd:mmd_paper_sets",
     "nrmse": "evaluation.rmse:nrmse",
     "r2": "evaluation.rmse:r2",
     "rmse": "evaluation.rmse:rmse",
+    "rmse_image": "evaluation.image_scores:rmse_image",
     "rmse_paper": "evaluation.rmse:rmse_paper",
     "sbc": "evaluation.calibration:sbc",
+    "sbc_image": "evaluation.image_scores:sbc_image",
     "seconds": "evaluation.timing:seconds_per_1000",
+    "tarp": "evaluation.coverage:tarp",
+    "tarp_posterior": "evaluation.coverage:tarp_posterior",
+    "z_score": "evaluation.contraction:z_score",
 }
 
 
@@ -70,7 +87,11 @@ def load(name: str) -> Callable[..., Any]:
 
 
 def needs(metric: Callable[..., Any]) -> tuple[str, ...]:
-    """Return which arrays a metric wants, by the names of its arguments without a default."""
+    """Return the arrays that a metric needs: the names of its arguments without a default.
+
+    Raises:
+        TypeError: an argument is none of the arrays of this package's docstring.
+    """
     required = tuple(
         parameter.name
         for parameter in inspect.signature(metric).parameters.values()

@@ -4,8 +4,8 @@
 
 0.5 says that the two cannot be told apart, 1 that they do not overlap.
 
-    "Revisiting Classifier Two-Sample Tests", 2017 (arXiv:1610.06545)
-    "Benchmarking Simulation-Based Inference", 2021 (arXiv:2101.04653)
+Reference: Revisiting Classifier Two-Sample Tests (2017), arXiv 1610.06545; Benchmarking Simulation-Based
+Inference (2021), arXiv 2101.04653.
 
 `c2st` is sbibm's definition on scikit-learn, for one pair, and the cross-check. `c2st_batch` is the
 same definition with the classifiers of all pairs and folds trained at once (`classifier.py`): same
@@ -24,22 +24,23 @@ from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 
 from evaluation import classifier
-from evaluation.score import Scores, Tick, paired
+from evaluation.score import Scores, Tick, by_set, paired
 
 Split = tuple[np.ndarray, np.ndarray]  # rows to train on, rows to score
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """The free choices of the test.
+class C2STDefinition:
+    """What the test leaves open: the classifier, and how its accuracy is estimated.
 
     Attributes:
+        sentence: the definition in words.
         units: hidden units per parameter; both hidden layers have units * D.
         folds: cross-validation folds; 0: a single split that scores a quarter.
         seed: of the split and, in scikit-learn, of the classifiers.
     """
 
-    definition: str
+    sentence: str
     units: int
     folds: int
     seed: int
@@ -52,10 +53,12 @@ class Protocol:
         return [tuple(train_test_split(np.arange(n), test_size=0.25, random_state=seed))]
 
 
-SBIBM = Protocol(
+SBIBM = C2STDefinition(
     "sbibm: MLP with two layers of 10 D units, 5-fold cross-validated accuracy", 10, 5, 1
 )
-PAPER = Protocol("CMPE paper's code: MLP with two layers of 16 D units, one 75/25 split", 16, 0, 0)
+PAPER = C2STDefinition(
+    "CMPE paper's code: MLP with two layers of 16 D units, one 75/25 split", 16, 0, 0
+)
 
 
 def _standardise(references: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -73,22 +76,28 @@ def _standardise(references: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray,
 
 
 def c2st(
-    reference: np.ndarray, draws: np.ndarray, *, seed: int | None = None, protocol: Protocol = SBIBM
+    reference: np.ndarray,
+    draws: np.ndarray,
+    *,
+    seed: int | None = None,
+    definition: C2STDefinition = SBIBM,
 ) -> float:
     """Return the accuracy for one pair, with scikit-learn.
 
-    Args:
-        reference: shape (n, D). draws: shape (m, D).
-        seed: of folds and classifiers; none: the protocol's (1 in sbibm).
+    Arguments:
+        reference: draws of the reference posterior, shape (n, D).
+        draws: draws to compare with it, shape (m, D).
+        seed: of folds and classifiers; None takes the definition's (1 in sbibm).
+        definition: whose C2ST.
 
     Raises:
         ValueError: shapes that do not fit, NaN, or a reference that does not vary.
     """
     rows, labels = _standardise(np.asarray(reference)[None], np.asarray(draws)[None])
-    seed = protocol.seed if seed is None else seed
-    units = protocol.units * rows.shape[2]
+    seed = definition.seed if seed is None else seed
+    units = definition.units * rows.shape[2]
     scores = []
-    for fit, score in protocol.splits(len(labels), seed):
+    for fit, score in definition.splits(len(labels), seed):
         mlp = MLPClassifier((units, units), max_iter=10_000, random_state=seed)  # ReLU, Adam
         mlp.fit(rows[0, fit], labels[fit])
         scores.append(mlp.score(rows[0, score], labels[score]))
@@ -97,7 +106,7 @@ def c2st(
 
 def c2st_paper(reference: np.ndarray, draws: np.ndarray) -> float:
     """Return the CMPE paper's accuracy for one pair: 16 D units, one 75/25 split, seed 0."""
-    return c2st(reference, draws, protocol=PAPER)
+    return c2st(reference, draws, definition=PAPER)
 
 
 def c2st_batch(
@@ -105,17 +114,20 @@ def c2st_batch(
     draws: np.ndarray,
     *,
     seed: int | None = None,
-    protocol: Protocol = SBIBM,
+    definition: C2STDefinition = SBIBM,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     tick: Tick | None = None,
 ) -> np.ndarray:
     """Return the accuracies for B pairs, all classifiers trained at once.
 
-    Args:
-        references: shape (B, n, D). draws: shape (B, m, D).
-        seed: of folds and classifiers; none: the protocol's.
+    Arguments:
+        references: draws of the reference posteriors, shape (B, n, D).
+        draws: draws to compare with them, shape (B, m, D).
+        seed: of folds and classifiers; None takes the definition's.
+        definition: whose C2ST.
         dtype: float64 is scikit-learn's own precision, float32 is faster.
+        device: on which the classifiers are trained.
         tick: called now and then with the number of finished pairs; may raise to stop.
 
     Returns:
@@ -125,10 +137,10 @@ def c2st_batch(
         ValueError: as `c2st`.
     """
     rows, labels = _standardise(references, draws)
-    seed = protocol.seed if seed is None else seed
+    seed = definition.seed if seed is None else seed
     x = torch.as_tensor(rows, dtype=dtype, device=device)
     y = torch.as_tensor(labels, dtype=dtype, device=device)
-    splits = protocol.splits(len(labels), seed)
+    splits = definition.splits(len(labels), seed)
     scores = torch.zeros(len(splits), len(rows), dtype=torch.float64)
     finished = 0
 
@@ -139,7 +151,7 @@ def c2st_batch(
     # folds differ by a row where their number does not divide n + m
     for size in sorted({len(fit) for fit, _ in splits}):
         group = [i for i, (fit, _) in enumerate(splits) if len(fit) == size]
-        scores[group] = _score(x, y, [splits[i] for i in group], protocol.units, seed, count)
+        scores[group] = _score(x, y, [splits[i] for i in group], definition.units, seed, count)
         finished += len(group) * len(rows)
     return scores.mean(0).numpy()
 
@@ -161,11 +173,13 @@ def _score(x: Tensor, y: Tensor, splits: list[Split], units: int, seed: int, tic
     return right.double().mean(1).view(pairs, len(splits)).T.cpu()
 
 
+@by_set(SBIBM.sentence)
 def c2st_sets(references: np.ndarray, draws: np.ndarray, tick: Tick | None = None) -> Scores:
     """C2ST of every test set by sbibm's definition, with the batched classifiers."""
-    return Scores.of(SBIBM.definition, c2st_batch(references, draws, tick=tick))
+    return Scores.of(SBIBM.sentence, c2st_batch(references, draws, tick=tick))
 
 
+@by_set(PAPER.sentence)
 def c2st_paper_sets(references: np.ndarray, draws: np.ndarray, tick: Tick | None = None) -> Scores:
     """C2ST of every test set by the CMPE paper's definition, with the batched classifiers."""
-    return Scores.of(PAPER.definition, c2st_batch(references, draws, protocol=PAPER, tick=tick))
+    return Scores.of(PAPER.sentence, c2st_batch(references, draws, definition=PAPER, tick=tick))

@@ -2,13 +2,13 @@
 
     r_id = #{s : draw_isd < theta_id} in 0..n;   a calibrated sampler has uniform ranks
 
-    SBC: "Validating Bayesian Inference Algorithms with Simulation-Based Calibration", 2018
-    (arXiv:1804.06788) band: "Graphical Test for Discrete Uniformity and its Applications in
-    Goodness-of-Fit Evaluation", 2021 (arXiv:2103.10522)
+With a finite number of test sets even a perfect sampler deviates from uniform ranks by sampling error. The
+band and the null values say by how much. Both are simulated with a fixed seed, so that equal sizes give
+equal numbers.
 
-A finite number of test sets makes even a perfect sampler look wrong by chance. The band and the
-null values say by how much; both are simulated with a fixed seed, so that equal sizes give equal
-numbers.
+Reference: Validating Bayesian Inference Algorithms with Simulation-Based Calibration (2018), arXiv
+1804.06788. Of the band: Graphical Test for Discrete Uniformity and its Applications in Goodness-of-Fit
+Evaluation (2021), arXiv 2103.10522.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from functools import lru_cache
 import numpy as np
 from scipy.stats import binom
 
+from evaluation.score import check_finite, check_shapes, streamed
+
 LEVELS = np.linspace(0.005, 0.995, 20)  # of the central intervals
 COVERAGE = 0.95  # of the simultaneous band
 REPETITIONS = 2000  # of the simulated nulls
@@ -28,8 +30,9 @@ POINTS = 100  # where the ECDF is compared with uniform
 def ranks(draws: np.ndarray, theta: np.ndarray) -> np.ndarray:
     """Return how many draws lie below the true parameter, ties counting one half.
 
-    Args:
-        draws: shape (B, n, D). theta: shape (B, D).
+    Arguments:
+        draws: posterior draws, shape (B, n, D).
+        theta: true parameters, shape (B, D).
 
     Returns:
         Shape (B, D), values in [0, n].
@@ -38,13 +41,8 @@ def ranks(draws: np.ndarray, theta: np.ndarray) -> np.ndarray:
         ValueError: shapes that do not fit, or NaN.
     """
     draws, theta = np.asarray(draws), np.asarray(theta)
-    if theta.ndim != 2 or draws.ndim != 3 or draws.shape[::2] != theta.shape:
-        raise ValueError(
-            f"theta {theta.shape} and draws {draws.shape}; valid: (B, D) and (B, n, D)"
-        )
-    for name, array in (("theta", theta), ("draws", draws)):
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} hold NaN or Inf: ranks would count them as below or above")
+    check_shapes(theta, draws)
+    check_finite(theta, draws, ": ranks would count them as below or above")
     truth = theta[:, None]
     return (draws < truth).sum(1) + 0.5 * (draws == truth).sum(1)
 
@@ -54,7 +52,8 @@ class Band:
     """Where the ECDF difference of N uniform ranks stays, at all points together, in 95 % of cases.
 
     Attributes:
-        points: z in (0, 1), shape (K,). low, high: bounds of ECDF(z) - z, shape (K,).
+        points: z in (0, 1), shape (K,).
+        low, high: bounds of ECDF(z) - z, shape (K,).
     """
 
     points: np.ndarray
@@ -64,11 +63,15 @@ class Band:
 
 @lru_cache(maxsize=32)
 def band(sets: int, coverage: float = COVERAGE, repetitions: int = REPETITIONS) -> Band:
-    """Simulate the simultaneous band for `sets` test sets.
+    """Simulate the simultaneous band for N test sets.
 
-    At each z the count of ranks below z is Binomial(N, z). The pointwise level gamma is chosen
-    so that a share `coverage` of simulated uniform samples stays inside the pointwise intervals
-    at every z.
+    At each z the number of ranks below z is Binomial(N, z). The pointwise level gamma is chosen so that a
+    share `coverage` of simulated uniform samples stays inside the pointwise intervals at every z.
+
+    Arguments:
+        sets: N.
+        coverage: probability of the whole curve to lie in the band.
+        repetitions: number of simulated samples.
     """
     rng = np.random.default_rng(20180804)
     z = np.arange(1, POINTS) / POINTS
@@ -85,8 +88,9 @@ def band(sets: int, coverage: float = COVERAGE, repetitions: int = REPETITIONS) 
 def ecdf_difference(fractions: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return ECDF(z) - z of fractional ranks.
 
-    Args:
-        fractions: shape (B, D). points: z, shape (K,).
+    Arguments:
+        fractions: ranks / n, shape (B, D).
+        points: z, shape (K,).
 
     Returns:
         Shape (K, D).
@@ -100,11 +104,12 @@ class Sbc:
     """Rank statistics.
 
     Attributes:
+        definition: the sentence beside the numbers.
+        max: largest |ECDF - uniform| over points and parameters.
+        per_parameter: the same for each parameter, shape (D,).
+        inside: whether each parameter stays in the simultaneous band, shape (D,).
+        outside: share of the points at which a parameter leaves the band, the largest over the parameters.
         fractions: ranks / n, shape (B, D).
-        max: largest |ECDF - uniform| over points and parameters. per_parameter: the same
-        for each, shape (D,). outside: largest share of the points at which a parameter
-        leaves the band, over the parameters. inside: whether each parameter stays in the
-        simultaneous band, shape (D,).
     """
 
     definition: str
@@ -115,11 +120,23 @@ class Sbc:
     fractions: np.ndarray
 
 
+def _fractions(theta: np.ndarray, draws: np.ndarray) -> dict[str, np.ndarray]:
+    """Return uniform discrete ranks r in 0..n as fractions in (0, 1)."""
+    return {"fractions": (ranks(draws, theta) + 0.5) / (np.shape(draws)[1] + 1)}
+
+
+@streamed(_fractions, lambda found, n, prior: _sbc(found["fractions"]))
 def sbc(theta: np.ndarray, draws: np.ndarray) -> Sbc:
-    """Simulation-based calibration: ECDF difference of every parameter's ranks against the band."""
-    n = np.shape(draws)[1]
-    # uniform discrete ranks r in 0..n as fractions in (0, 1)
-    fractions = (ranks(draws, theta) + 0.5) / (n + 1)
+    """Simulation-based calibration: ECDF difference of every parameter's ranks against the band.
+
+    Arguments:
+        theta: true parameters, shape (B, D).
+        draws: posterior draws, shape (B, n, D).
+    """
+    return _sbc(_fractions(theta, draws)["fractions"])
+
+
+def _sbc(fractions: np.ndarray) -> Sbc:
     limits = band(len(fractions))
     difference = ecdf_difference(fractions, limits.points)
     out = (difference < limits.low[:, None] - 1e-12) | (difference > limits.high[:, None] + 1e-12)
@@ -139,37 +156,56 @@ class Ece:
     """Coverage error of central intervals.
 
     Attributes:
-        max, average: over the parameters. per_parameter: shape (D,).
-        null_mean, null_band: mean and 5 to 95 % range of `max` for a perfectly calibrated
-        sampler on as many test sets and parameters.
+        definition: the sentence beside the numbers.
+        max, average: largest and mean error over the parameters.
+        per_parameter: error of each parameter, shape (D,).
+        excess: mean over alpha of coverage - alpha, shape (D,); below 0 the intervals are too narrow.
+        null_mean, null_band: mean and range from 5 to 95 % of `max` for a perfectly calibrated sampler on
+            as many test sets and parameters.
     """
 
     definition: str
     max: float
     average: float
     per_parameter: np.ndarray
+    excess: np.ndarray
     null_mean: float
     null_band: np.ndarray
 
 
-def ece(theta: np.ndarray, draws: np.ndarray) -> Ece:
-    """Calibration error: |coverage of the central alpha-interval - alpha|, median over alpha.
-
-    The interval is that between the (1 - alpha)/2 and the (1 + alpha)/2 quantile of the draws,
-    for alpha from 0.005 to 0.995.
-    """
+def _covered(theta: np.ndarray, draws: np.ndarray) -> dict[str, np.ndarray]:
+    """Return whether the truth lies in the central intervals, shape (b, levels, D)."""
     theta, draws = np.asarray(theta), np.asarray(draws)
     ranks(draws, theta)  # the same conditions
     low = np.quantile(draws, (1 - LEVELS) / 2, axis=1)
     high = np.quantile(draws, (1 + LEVELS) / 2, axis=1)
-    covered = ((low < theta) & (theta < high)).mean(1)
-    per_parameter = np.median(np.abs(covered - LEVELS[:, None]), axis=0)
-    null = null_max_ece(*theta.shape)
+    return {"covered": ((low < theta) & (theta < high)).swapaxes(0, 1)}
+
+
+@streamed(_covered, lambda found, n, prior: _ece(found["covered"]))
+def ece(theta: np.ndarray, draws: np.ndarray) -> Ece:
+    """Calibration error: |coverage of the central alpha-interval - alpha|, median over alpha.
+
+    The interval lies between the (1 - alpha)/2 and the (1 + alpha)/2 quantile of the draws; alpha runs from
+    0.005 to 0.995.
+
+    Arguments:
+        theta: true parameters, shape (B, D).
+        draws: posterior draws, shape (B, n, D).
+    """
+    return _ece(_covered(theta, draws)["covered"])
+
+
+def _ece(inside: np.ndarray) -> Ece:
+    excess = inside.mean(0) - LEVELS[:, None]
+    per_parameter = np.median(np.abs(excess), axis=0)
+    null = null_max_ece(inside.shape[0], inside.shape[2])
     return Ece(
         "MaxECE: |coverage - level|, median over 20 central intervals, maximum over parameters",
         float(per_parameter.max()),
         float(per_parameter.mean()),
         per_parameter,
+        excess.mean(0),
         float(null.mean()),
         np.quantile(null, [0.05, 0.95]),
     )

@@ -56,7 +56,7 @@ class Layers:
 
 
 class Orders:
-    """The order of the rows in each epoch: every epoch shuffles what the one before left."""
+    """The order of the rows in each epoch: every epoch shuffles the order of the one before."""
 
     def __init__(self, n: int, rng: np.random.RandomState, device: torch.device) -> None:
         self._rng, self._last, self._device = rng, np.arange(n), device
@@ -98,6 +98,7 @@ class _Work:
 
     @classmethod
     def begin(cls, owner: Tensor, x: Tensor, y: Tensor, initial: Tensor) -> _Work:
+        """Return classifiers `owner` with initial parameters."""
         parameters = initial.repeat(len(owner), 1)
         moments = torch.zeros_like(parameters), torch.zeros_like(parameters)
         zeros = [torch.zeros(len(owner), dtype=x.dtype, device=x.device) for _ in range(3)]
@@ -157,11 +158,14 @@ def train(
     max_epochs: int = MAX_EPOCHS,
     tick: Callable[[int], None] | None = None,
 ) -> tuple[list[Tensor], Tensor]:
-    """Train C binary classifiers; finished ones make room for waiting ones.
+    """Train C binary classifiers, `SLOTS` at a time: a finished one is replaced by the next.
 
-    Args:
-        x: inputs, shape (C, n, D). y: labels 0 or 1 as floats, shape (C, n).
+    Arguments:
+        x: inputs, shape (C, n, D).
+        y: labels 0 or 1 as floats, shape (C, n).
         hidden: units H of each of the two hidden layers.
+        seed: of the initial parameters and of the order of the rows.
+        max_epochs: after which a classifier stops in any case.
         tick: called with the number of finished classifiers after every epoch; may raise to stop.
 
     Returns:
@@ -195,7 +199,7 @@ def train(
                 work.parameters[done],
                 work.epochs[done],
             )
-            room = min(count, entered + finished)
-            work = work.keep(~done, enter(entered, room))
-            entered = room
+            last = min(count, entered + finished)
+            work = work.keep(~done, enter(entered, last))
+            entered = last
     return layers.views(result), epochs

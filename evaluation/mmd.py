@@ -2,8 +2,8 @@
 
     MMD^2 = E k(X, X') + E k(Y, Y') - 2 E k(X, Y)
 
-    "A Kernel Two-Sample Test", 2012 (JMLR 13); "Benchmarking Simulation-Based Inference", 2021
-    (arXiv:2101.04653)
+Reference: A Kernel Two-Sample Test (2012), JMLR 13; Benchmarking Simulation-Based Inference (2021),
+arXiv 2101.04653.
 
 Two definitions: sbibm's (one Gaussian kernel, bandwidth the median distance within X, means without
 the diagonal, so that the value is unbiased and may be below 0) and the CMPE paper's (a sum of 19
@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.spatial.distance import cdist, pdist, squareform
 
-from evaluation.score import Scores, Tick, paired
+from evaluation.score import Scores, Tick, by_set, paired
 
 SBIBM = "sbibm: unbiased MMD^2, Gaussian kernel, bandwidth = median distance within the reference"
 PAPER = "CMPE paper's code: biased MMD^2, sum of 19 Gaussian kernels, not below 0"
@@ -49,12 +49,12 @@ def mmd(reference: np.ndarray, draws: np.ndarray) -> float:
 
         k(x, y) = exp(-|x - y|^2 / (2 s^2)),  s = median |x - x'|
 
-    Args:
-        reference: X, shape (n, D). draws: Y, shape (m, D).
+    Arguments:
+        reference: X, draws of the reference posterior, shape (n, D).
+        draws: Y, draws to compare with it, shape (m, D).
 
     Raises:
-        ValueError: shapes that do not fit, NaN, fewer than two draws, or reference draws
-        that are equal.
+        ValueError: shapes that do not fit, NaN, fewer than two draws, or reference draws that are equal.
     """
     x, y = _pair(reference, draws)
     within = pdist(x)
@@ -84,11 +84,13 @@ def mmd_paper(reference: np.ndarray, draws: np.ndarray) -> float:
     return max(xx + yy - 2 * xy, 0.0)
 
 
+@by_set(SBIBM)
 def mmd_sets(references: np.ndarray, draws: np.ndarray, tick: Tick | None = None) -> Scores:
     """MMD^2 of every test set by sbibm's definition."""
     return Scores.of(SBIBM, _each(mmd, references, draws, tick))
 
 
+@by_set(PAPER)
 def mmd_paper_sets(references: np.ndarray, draws: np.ndarray, tick: Tick | None = None) -> Scores:
     """MMD^2 of every test set by the CMPE paper's definition."""
     return Scores.of(PAPER, _each(mmd_paper, references, draws, tick))

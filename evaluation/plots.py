@@ -82,8 +82,10 @@ def wrapped(name: str, width: int = LABEL) -> str:
 def recovery(theta: np.ndarray, draws: np.ndarray, names: Sequence[str]) -> Figure:
     """Posterior median and central 90 % interval against the true value, for every parameter.
 
-    Args:
-        theta: shape (B, D). draws: shape (B, n, D).
+    Arguments:
+        theta: true parameters, shape (B, D).
+        draws: posterior draws, shape (B, n, D).
+        names: of the parameters.
     """
     low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95], axis=1)
     count = min(theta.shape[1], MOST_PARAMETERS)
@@ -106,8 +108,9 @@ def recovery(theta: np.ndarray, draws: np.ndarray, names: Sequence[str]) -> Figu
 def sbc_ecdf(fractions: np.ndarray, names: Sequence[str]) -> Figure:
     """ECDF of the fractional ranks minus uniform, with the simultaneous 95 % band.
 
-    Args:
-        fractions: shape (B, D).
+    Arguments:
+        fractions: ranks / n, shape (B, D).
+        names: of the parameters.
     """
     limits = band(len(fractions))
     difference = ecdf_difference(fractions, limits.points)
@@ -130,12 +133,18 @@ def sbc_ecdf(fractions: np.ndarray, names: Sequence[str]) -> Figure:
 
 @mpl.rc_context(STYLE)
 def pairs(
-    draws: np.ndarray, names: Sequence[str], theta: np.ndarray, reference: np.ndarray | None = None
+    draws: np.ndarray,
+    names: Sequence[str],
+    theta: np.ndarray | None,
+    reference: np.ndarray | None = None,
 ) -> Figure:
     """Draws of one test set, pair by pair, over those of the reference posterior.
 
-    Args:
-        draws: shape (n, D). theta: the true value, shape (D,). reference: shape (m, D).
+    Arguments:
+        draws: posterior draws, shape (n, D).
+        names: of the parameters.
+        theta: true parameters, shape (D,), None where they are not known.
+        reference: draws of the reference posterior, shape (m, D).
     """
     size = min(draws.shape[1], MOST_PAIRS)
     figure = Figure(figsize=((4.6,) * 2 if size < 4 else (1.6 * size,) * 2), layout="constrained")
@@ -167,7 +176,7 @@ def _cell(
     ax: Any,
     draws: np.ndarray,
     reference: np.ndarray | None,
-    theta: np.ndarray,
+    theta: np.ndarray | None,
     edges: list[np.ndarray],
     i: int,
     j: int,
@@ -186,8 +195,10 @@ def _cell(
         ax.set_ylim(edges[i][0], edges[i][-1])
         for values, color in layers:
             ax.plot(values[:, j], values[:, i], ".", color=color, **DOTS)
-        ax.axhline(theta[i], color=WARM, lw=0.8)
-    ax.axvline(theta[j], color=WARM, lw=0.8)
+        if theta is not None:
+            ax.axhline(theta[i], color=WARM, lw=0.8)
+    if theta is not None:
+        ax.axvline(theta[j], color=WARM, lw=0.8)
 
 
 @mpl.rc_context(STYLE)
@@ -219,4 +230,26 @@ def distribution(values: np.ndarray, name: str, null: float | None = None) -> Fi
     ax.set_ylabel("test sets")
     ax.grid(axis="x", visible=False)
     ax.legend(frameon=False)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def marginals(samples: Mapping[str, tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Figure:
+    """Draw the marginals of several weighted sets of draws over each other.
+
+    Arguments:
+        samples: draws (n, D) and weights (n,) of each, by its name in the legend.
+        names: of the parameters; the first twelve are drawn.
+    """
+    figure, panels = grid(min(len(names), MOST_PARAMETERS), 2.5, 1.9)
+    colours = (POSTERIOR, WARM, REFERENCE)
+    for j, panel in enumerate(panels):
+        every = np.concatenate([theta[:, j] for theta, _ in samples.values()])
+        low, high = np.quantile(every, [0.002, 0.998])
+        bins = np.linspace(float(low), float(high), 41)
+        for colour, (label, (theta, weight)) in zip(colours, samples.items(), strict=False):
+            style: dict[str, Any] = {"histtype": "step", "color": colour, "linewidth": 1.4}
+            panel.hist(theta[:, j], bins, weights=weight, density=True, label=label, **style)
+        panel.set(title=title(names[j], ""), yticks=[])
+    panels[0].legend(fontsize=7.5)
     return figure

@@ -1,4 +1,4 @@
-"""Parameters on the scale of their prior: what spans orders of magnitude is looked at as log10."""
+"""Parameters on the scale of their prior: those that span orders of magnitude as log10."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ def on_scale(values: ArrayLike, scales: Sequence[str]) -> np.ndarray:
     """Return parameters (..., D) as float64, those of scale "log" as log10.
 
     Arguments:
+        values: natural units, shape (..., D).
         scales: linear or log, of each of the D parameters.
     """
     coded = np.array(values, dtype=np.float64)
@@ -22,6 +23,6 @@ def on_scale(values: ArrayLike, scales: Sequence[str]) -> np.ndarray:
 
 
 def labels(names: Sequence[str], scales: Sequence[str]) -> list[str]:
-    """Return what to write at parameters that `on_scale` gave."""
+    """Return the names of parameters on the scale of their prior, for axes and tables."""
     pairs = zip(names, scales, strict=True)
     return [f"log10 {name}" if scale == "log" else name for name, scale in pairs]

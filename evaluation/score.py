@@ -1,13 +1,15 @@
-"""What a metric says: one number for each test set, or one for each parameter."""
+"""The result of a metric: one number for each test set, or one for each parameter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
-Tick = Callable[[int], None]  # hears how many test sets are finished; may raise to stop
+Metric = TypeVar("Metric", bound=Callable[..., Any])
+Tick = Callable[[int], None]  # takes the number of finished test sets; may raise to stop
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,7 @@ class Scores:
     """One value for each test set.
 
     Attributes:
+        definition: the sentence beside the numbers.
         values: shape (B,).
         mean: over the test sets.
         sem: standard error of the mean, sd / sqrt(B) with B - 1 in the sd; NaN for one test set.
@@ -27,9 +30,64 @@ class Scores:
 
     @classmethod
     def of(cls, definition: str, values: np.ndarray) -> Scores:
+        """Return mean and standard error of values (B,)."""
         n = len(values)
         sem = float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
         return cls(definition, values, float(np.mean(values)), sem)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """How a metric is measured on a few test sets at a time.
+
+    Attributes:
+        parts: function of some of theta, draws, references and prior, for b test sets; returns arrays (b, ...).
+        join: function of those arrays for all test sets, the number of draws, and draws of the prior; returns
+            what the metric does.
+        dear: whether `parts` takes so long that it is work of its own.
+    """
+
+    parts: Callable[..., dict[str, np.ndarray]]
+    join: Callable[[Mapping[str, np.ndarray], int, np.ndarray], Any]
+    dear: bool = False
+
+
+def streamed(
+    parts: Callable[..., dict[str, np.ndarray]],
+    join: Callable[[Mapping[str, np.ndarray], int, np.ndarray], Any],
+) -> Callable[[Metric], Metric]:
+    """Mark a metric that may be measured on a few test sets at a time.
+
+    Its numbers are equal, and null bands up to their own sampling error.
+    """
+
+    def marked(metric: Metric) -> Metric:
+        metric.stream = Stream(parts, join)  # type: ignore[attr-defined]
+        return metric
+
+    return marked
+
+
+def by_set(definition: str) -> Callable[[Metric], Metric]:
+    """Mark a slow metric whose `Scores` are values of single test sets.
+
+    Arguments:
+        definition: the sentence of the scores of all.
+    """
+
+    def marked(metric: Metric) -> Metric:
+        def parts(
+            references: np.ndarray, draws: np.ndarray, tick: Tick | None = None
+        ) -> dict[str, np.ndarray]:
+            return {"values": metric(references, draws, tick).values}
+
+        def join(found: Mapping[str, np.ndarray], n: int, prior: np.ndarray) -> Scores:
+            return Scores.of(definition, found["values"])
+
+        metric.stream = Stream(parts, join, dear=True)  # type: ignore[attr-defined]
+        return metric
+
+    return marked
 
 
 @dataclass(frozen=True)
@@ -37,7 +95,9 @@ class ParameterScores:
     """One value for each test set and parameter, kept as means over the test sets.
 
     Attributes:
-        mean: over test sets and parameters; sem: its standard error over the test sets.
+        definition: the sentence beside the numbers.
+        mean: over test sets and parameters.
+        sem: standard error of the mean over the test sets.
         per_parameter: mean over the test sets, shape (D,).
     """
 
@@ -48,6 +108,7 @@ class ParameterScores:
 
     @classmethod
     def of(cls, definition: str, values: np.ndarray) -> ParameterScores:
+        """Return mean and standard error of values (B, D)."""
         over_sets = Scores.of(definition, values.mean(1))
         return cls(definition, over_sets.mean, over_sets.sem, values.mean(0))
 
@@ -62,3 +123,18 @@ def paired(first: np.ndarray, second: np.ndarray, names: str) -> tuple[np.ndarra
         if bad.any():
             raise ValueError(f"{name} hold NaN or Inf in test sets {np.flatnonzero(bad)[:10]}")
     return a, b
+
+
+def check_shapes(theta: np.ndarray, draws: np.ndarray) -> None:
+    """Refuse true parameters and draws that do not fit together."""
+    if theta.ndim != 2 or draws.ndim != 3 or draws.shape[::2] != theta.shape:
+        raise ValueError(
+            f"theta {theta.shape} and draws {draws.shape}; valid: (B, D) and (B, n, D)"
+        )
+
+
+def check_finite(theta: np.ndarray, draws: np.ndarray, why: str = "") -> None:
+    """Refuse NaN and Inf; `why` ends the message."""
+    for name, array in (("theta", theta), ("draws", draws)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} hold NaN or Inf{why}")

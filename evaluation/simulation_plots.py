@@ -67,18 +67,19 @@ def seconds(times: Mapping[str, np.ndarray]) -> Figure:
 
 @mpl.rc_context(STYLE)
 def failures(ok: np.ndarray, bad: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
-    """Where in parameter space simulations are not ok: the two most telling parameters, and shares.
+    """Where in parameter space simulations are not ok: by the two parameters that separate them best, and shares.
 
-    Args:
+    Arguments:
         ok: parameters of simulations that are ok, shape (n, D).
-        bad: by outcome, parameters of those that are not, each (m, D).
+        bad: outcome -> parameters of the simulations that ended so, each (m, D).
+        names: of the parameters.
     """
     every = np.concatenate(list(bad.values()))
-    telling = np.argsort([-_distance(ok[:, d], every[:, d]) for d in range(ok.shape[1])])
+    separating = np.argsort([-_distance(ok[:, d], every[:, d]) for d in range(ok.shape[1])])
     figure = Figure(figsize=(8.2, 3.3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _places(left, ok, bad, names, telling)
-    _shares(right, ok, every, names, telling[:LINES])
+    _places(left, ok, bad, names, separating)
+    _shares(right, ok, every, names, separating[:LINES])
     return figure
 
 

@@ -24,9 +24,9 @@ class Timing:
 def seconds_per_1000(seconds: np.ndarray) -> Timing:
     """Summarise the times measured while the draws of the evaluation were made.
 
-    Args:
-        seconds: wall seconds per 1000 draws of one observation, one value for each block of
-        observations, shape (k,).
+    Arguments:
+        seconds: wall seconds per 1000 draws of one observation, one value for each block of observations,
+            shape (k,).
     """
     return Timing(
         "Wall seconds per 1000 draws of one observation, measured on the evaluation's own draws",

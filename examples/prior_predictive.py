@@ -4,7 +4,7 @@
 
 For every element of every output: mean, standard deviation, smallest, largest, and the 5 %, 50 % and 95 %
 quantiles, the latter from a histogram of 1000 bins, so to a thousandth of the range. Reads a store through
-`store.dask()`, one shard at a time in each worker of a dask.distributed cluster: a local one, or one that runs
+`to_dask(store)`, one shard at a time in each worker of a dask.distributed cluster: a local one, or one that runs
 already at ADDRESS, such as one of dask-jobqueue on SLURM (see `docs/scaling.md`). Writes `prior_predictive.npz`
 to the run.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from dask.distributed import Client, LocalCluster
 
 from pipeline.run import Run
-from pipeline.store import Store
+from pipeline.store import Store, to_dask
 
 BINS = 1000
 QUANTILES = (0.05, 0.5, 0.95)
@@ -34,7 +34,7 @@ def statistics(store: Store, budget: int | None = None) -> dict[str, dict[str, n
     Two passes over the data, each of which holds a few shards in memory and no more. An output whose length varies
     counts as far as it goes.
     """
-    _, _, x, lengths = store.dask(budget)
+    _, _, x, lengths = to_dask(store, budget)
     found = {}
     for name, values in x.items():
         known = _known(values, lengths.get(name))

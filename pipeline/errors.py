@@ -19,6 +19,10 @@ class LockedError(PipelineError):
     """Another process holds the run or the store: exit code 1."""
 
 
+class DamagedError(PipelineError):
+    """A file is not what its writer left: exit code 1. The message names it and what makes it anew."""
+
+
 class TooManyFailed(PipelineError):
     """The stage finished, but more simulations failed than `max_failed` allows: exit code 3."""
 

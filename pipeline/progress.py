@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from cluster.text import shown
+
 LINE_EVERY = 5.0  # seconds between two plain lines
 
 
@@ -25,9 +27,9 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
-def say(message: str) -> None:
+def log(message: str) -> None:
     """Print one line for people, on stderr, so that stdout stays for machines."""
-    print(message, file=sys.stderr, flush=True)
+    print(shown(message), file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -63,7 +65,7 @@ class Progress:
         if self._bar:
             self._bar.stop()
         elif self.done > self.start_done:
-            say(self.line(""))
+            log(self.line(""))
 
     @property
     def rate(self) -> float:
@@ -76,17 +78,21 @@ class Progress:
         return (self.total - self.done) / self.rate if self.rate > 0 else float("inf")
 
     def line(self, info: str) -> str:
-        left = f", {duration(self.eta)} left" if self.done < self.total else ""
+        known = self.done < self.total and math.isfinite(self.eta)
+        left = f", {duration(self.eta)} left" if known else ""
         extra = f", {info}" if info else ""
         head = f"{self.stage}: {self.done}/{self.total} {self.unit}"
-        return f"{head}, {self.rate:.4g}/s{left}{extra}"
+        rate = f", {self.rate:.4g}/s" if self.done > self.start_done else ""
+        return f"{head}{rate}{left}{extra}"
 
     def update(self, done: int, info: str = "") -> None:
         """Say that `done` of `total` units are committed."""
         self.done = done
         if self._bar:
-            shown = f"{self.rate:.4g}/s, {duration(self.eta)} left" + (f", {info}" if info else "")
-            self._bar.update(self._task, completed=done, info=shown)
+            known = math.isfinite(self.eta)
+            text = f"{self.rate:.4g}/s, {duration(self.eta)} left" if known else "starting"
+            text += f", {info}" if info else ""
+            self._bar.update(self._task, completed=done, info=shown(text))
         elif time.monotonic() - self._last_line >= LINE_EVERY:
             self._last_line = time.monotonic()
-            say(self.line(info))
+            log(self.line(info))

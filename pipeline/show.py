@@ -7,17 +7,21 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.config import Config
-from pipeline.plan import Check
+from pipeline.plan.check import CheckResult
 from pipeline.progress import duration
 from pipeline.run import STREAMS, Run
-from pipeline.store import Store
+from pipeline.simulate import sources
+from pipeline.store import Store, verify
+
+WIDTH = 100  # of paragraphs
 
 
 def plain(value: Any) -> Any:
@@ -54,9 +58,8 @@ def streams(run: Run) -> list[str]:
 
 def status_values(config: Config, run: Run) -> dict[str, Any]:
     """Return counts, digest, rate, ETA and slowest simulations; the training stream's counts also at the top."""
-    budgets = {"train": config.budget, "test": config.test}
     values: dict[str, Any] = {"run": str(run.path), "streams": {}}
-    for stream, budget in budgets.items():
+    for stream, budget in config.budgets.items():
         values["streams"][stream] = _stream_values(run, stream, budget)
     values |= values["streams"]["train"]
     return values
@@ -68,7 +71,7 @@ def _stream_values(run: Run, stream: str, budget: int) -> dict[str, Any]:
     if stream not in streams(run):
         counts = dict.fromkeys(("done", "ok", "failed", "timeout", "invalid"), 0)
         return {"budget": budget, **counts, "missing": budget, "rate": rate, "eta": None,
-                "slowest": [], "digest": None}  # fmt: skip
+                "slowest": [], "digest": None, "sources": []}  # fmt: skip
     store = Store.open(run.store(stream))
     counts = store.counts(budget)
     eta = counts["missing"] / rate if rate else None
@@ -79,23 +82,25 @@ def _stream_values(run: Run, stream: str, budget: int) -> dict[str, Any]:
         "eta": 0.0 if counts["missing"] == 0 else eta,
         "slowest": plain(store.slowest(3)),
         "digest": store.digest(budget),
+        "sources": sources.values(store.path),
     }
 
 
 def _last_event(run: Run, stream: str) -> dict[str, Any]:
     if not run.journal.exists():
         return {}
-    from evaluation.journal import Journal
+    from pipeline.events import read
 
     events = [
         event
-        for event in Journal(run.journal).read()
+        for event in read(run).events
         if event.get("stage") == "simulate" and event.get("stream") == stream
     ]
     return events[-1] if events else {}
 
 
 def status(values: dict[str, Any]) -> str:
+    """Return the state of a run's simulations as text."""
     lines = []
     for stream, s in values["streams"].items():
         bad = ", ".join(f"{s[kind]} {kind}" for kind in ("failed", "timeout", "invalid") if s[kind])
@@ -109,6 +114,8 @@ def status(values: dict[str, Any]) -> str:
         )
         if s["digest"]:
             lines.append(f"  digest {s['digest']}")
+        if len(s["sources"]) > 1:
+            lines.append(f"  source {sources.told(s['sources'])}")
         if s["slowest"] and s["slowest"][0]["seconds"] >= 0.01:
             row = s["slowest"][0]
             lines.append(f"  slowest: id {row['id']}, {duration(row['seconds'])}")
@@ -156,6 +163,7 @@ def failure_values(run: Run) -> list[dict[str, Any]]:
 
 
 def failures(values: list[dict[str, Any]]) -> str:
+    """Return the simulations that are not ok as text."""
     if not values:
         return "no failures"
     lines = []
@@ -192,11 +200,12 @@ def problem_values(run: Run) -> list[dict[str, Any]]:
     return [
         {"stream": stream, **plain(problem)}
         for stream in streams(run)
-        for problem in Store.open(run.store(stream)).verify()
+        for problem in verify(Store.open(run.store(stream)))
     ]
 
 
 def problems(values: list[dict[str, Any]]) -> str:
+    """Return the damage that was found in stores as text."""
     return "\n".join(json.dumps(problem) for problem in values) or "every checksum is right"
 
 
@@ -204,6 +213,7 @@ def problems(values: list[dict[str, Any]]) -> str:
 
 
 def plan(run: Run, values: dict[str, Any]) -> str:
+    """Return what a run would do, and its cost, as text."""
     lines = [
         f"{stream}: have {s['have']}, need {s['need']}, will run {s['new']}"
         for stream, s in values["streams"].items()
@@ -228,16 +238,19 @@ def _forecast(values: dict[str, Any]) -> str:
     )
 
 
-def check_values(result: Check) -> dict[str, Any]:
+def check_values(result: CheckResult) -> dict[str, Any]:
+    """Return what a check found as plain values."""
     return plain(result)
 
 
-def check(config: Config, result: Check) -> str:
-    probe = result.probe
-    lines = [
-        f"simulator {config.simulator.name}: {probe.seconds:.3g} s a simulation, {probe.row_bytes} bytes a row"
-    ]
-    lines += [f"  {name}: {dtype} {shape}" for name, (dtype, shape) in probe.outputs.items()]
+def check(config: Config, result: CheckResult) -> str:
+    """Return what a check found as text."""
+    lines = []
+    if probe := result.probe:
+        lines.append(
+            f"simulator {config.simulator.name}: {probe.seconds:.3g} s a simulation, {probe.row_bytes} bytes a row"
+        )
+        lines += [f"  {name}: {dtype} {shape}" for name, (dtype, shape) in probe.outputs.items()]
     lines += [f"note: {note}" for note in result.notes]
     lines += [f"problem: {problem}" for problem in result.problems] or ["no problems"]
     return "\n".join(lines)
@@ -247,31 +260,53 @@ def check(config: Config, result: Check) -> str:
 
 
 def training(result: Any) -> str:
+    """Return the result of a training as text."""
+    from pipeline.report.verdict import verdicts
+
     loss = result.best_validation_loss
     best = f", best validation loss {loss:.5g}" if loss is not None else ""
-    return f"trained {result.key}: {result.steps} steps{best}, {duration(result.seconds)}"
+    kept = f", weights of step {result.kept_step}" if result.kept_step is not None else ""
+    line = f"trained {result.key}: {result.steps} steps{best}{kept}, {duration(result.seconds)}"
+    return "\n".join([line, *paragraphs(verdicts(done=plain(result)))])
+
+
+def abc(result: Mapping[str, Any]) -> str:
+    """Return the intervals of an ABC run, and what they cost."""
+    used = sum(result["simulations"].values())
+    lines = [
+        f"abc {result['key']}: {len(result['epsilon'])} generations, epsilon {result['epsilon'][-1]:.4g},"
+        f" {used} simulations, {duration(result['seconds'])}"
+    ]
+    columns = (result["names"], result["median"], result["low"], result["high"])
+    for name, middle, low, high in zip(*columns, strict=True):
+        lines.append(f"  {name:<24} median {middle:<10.4g} 95 % {low:.4g} to {high:.4g}")
+    return "\n".join(lines)
+
+
+def paragraphs(words: Sequence[str]) -> list[str]:
+    """Return verdicts as lines, each after an empty one."""
+    return [f"\n{textwrap.fill(one, WIDTH, break_long_words=False)}" for one in words]
 
 
 def metrics(result: dict[str, Any]) -> str:
-    """Return the metrics as an aligned table."""
+    """Return the metrics as an aligned table, and what they mean."""
     rows = [(name, *_figure(value)) for name, value in result["metrics"].items()]
     width = max((len(name) for name, _, _ in rows), default=0)
-    return "\n".join(
-        f"{name:<{width}}  {figure:>18}  {note}".rstrip() for name, figure, note in rows
-    )
+    lines = [f"{name:<{width}}  {figure:>18}  {note}".rstrip() for name, figure, note in rows]
+    return "\n".join([*lines, *paragraphs(result.get("verdicts", ()))])
 
 
 def _figure(value: Any) -> tuple[str, str]:
     if not isinstance(value, dict):
         return f"{value:.4g}", ""
     definition = str(value.get("definition") or value.get("note") or "")
+    if band := value.get("null_band"):
+        definition += f" (perfect sampler {band[0]:.3f} to {band[1]:.3f})"
     if value.get("mean") is not None:
         sem = f" ± {value['sem']:.4f}" if value.get("sem") is not None else ""
         return f"{value['mean']:.4f}{sem}", definition
     if value.get("max") is not None:
-        band = value.get("null_band")
-        null = f" (perfect sampler {band[0]:.3f} to {band[1]:.3f})" if band else ""
-        return f"{value['max']:.4f}", definition + null
+        return f"{value['max']:.4f}", definition
     return "-", definition
 
 

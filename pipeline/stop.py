@@ -19,6 +19,7 @@ class Stop:
     def __init__(self) -> None:
         self._event = threading.Event()
         self.reason = ""
+        self.interrupts = False  # whether the first signal interrupts, too
 
     @property
     def requested(self) -> bool:
@@ -33,6 +34,23 @@ class Stop:
         if self.requested:
             raise Stopped(f"{stage} stopped by {self.reason}; repeat the same command to continue")
 
+    @contextmanager
+    def at_once(self, stage: str) -> Iterator[None]:
+        """Stop work without waiting for its units: for what may be cut anywhere and be repeated.
+
+        Raises:
+            Stopped: a stop was requested, before or within.
+        """
+        self.check(stage)
+        try:
+            self.interrupts = True
+            yield
+        except (KeyboardInterrupt, Exception):  # an import that is cut raises what it likes
+            self.check(stage)
+            raise
+        finally:
+            self.interrupts = False
+
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
@@ -43,9 +61,10 @@ def stop_on_signals() -> Iterator[Stop]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        again = stop.requested and number == signal.SIGINT
         stop.request(signal.Signals(number).name)
+        if again or stop.interrupts:
+            raise KeyboardInterrupt
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:

@@ -3,6 +3,7 @@
 Importing this package needs numpy alone.
 """
 
+from simulators.data_prior import DataPrior
 from simulators.distribution import (
     Distribution,
     LogNormal,
@@ -11,25 +12,29 @@ from simulators.distribution import (
     TruncatedNormal,
     Uniform,
 )
+from simulators.factory import simulator
+from simulators.output import OutputError
 from simulators.prior import Independent, MultivariateNormal, Prior, prior_from
 from simulators.program import Program
-from simulators.recipe import simulator
-from simulators.registry import available, load
+from simulators.registry import available, define, load
 from simulators.simulator import Simulator
 
 __all__ = [
+    "DataPrior",
     "Distribution",
     "Independent",
     "LogNormal",
     "LogUniform",
     "MultivariateNormal",
     "Normal",
+    "OutputError",
     "Prior",
     "Program",
     "Simulator",
     "TruncatedNormal",
     "Uniform",
     "available",
+    "define",
     "load",
     "prior_from",
     "simulator",

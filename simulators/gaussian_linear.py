@@ -14,8 +14,8 @@ import numpy as np
 from numpy.random import Generator
 
 from simulators.distribution import LOG_SQRT_2PI, Array, Normal
+from simulators.factory import simulator
 from simulators.prior import Independent
-from simulators.recipe import simulator
 from simulators.simulator import Observation
 
 STD = math.sqrt(0.1)
@@ -25,7 +25,7 @@ STD = math.sqrt(0.1)
 class gaussian_linear:  # noqa: N801 - the simulator's name
     """The mean of a normal distribution.
 
-    Args:
+    Arguments:
         dim: D, the number of parameters and of outputs.
     """
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.random import Generator
 
 from simulators.distribution import LOG_SQRT_2PI, Array, Normal
-from simulators.recipe import simulator
+from simulators.factory import simulator
 from simulators.simulator import Observation
 
 POINTS = 10

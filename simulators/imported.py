@@ -11,8 +11,8 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike
 
 from simulators.distribution import Array, Distribution
+from simulators.factory import simulator
 from simulators.prior import Independent
-from simulators.recipe import simulator
 
 READY_MADE = "imported simulations are ready-made: there is no simulator to run"
 
@@ -47,7 +47,7 @@ class Unknown(Distribution):
 class imported:  # noqa: N801 - the simulator's name
     """Stands where a simulator would; `sbiflow import` makes runs of it.
 
-    Args:
+    Arguments:
         names: of the D parameters.
     """
 

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.random import Generator
 
 from simulators.distribution import Array, Normal
-from simulators.recipe import simulator
+from simulators.factory import simulator
 from simulators.rejection import rejection
 from simulators.simulator import Observation
 

@@ -18,7 +18,6 @@ from simulators.distribution import (
     Distribution,
     TruncatedNormal,
     check_number,
-    distribution_from,
 )
 
 RESERVED = ("rng", "seed")
@@ -37,6 +36,16 @@ class Prior(ABC):
         """The scale of each parameter on which its values are spread out evenly: linear or log."""
         return ("linear",) * len(self.names)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the parameters as an array, of product D: (D,), or that of an image."""
+        return (len(self.names),)
+
+    @property
+    def has_density(self) -> bool:
+        """Whether there is a `log_prob`."""
+        return True
+
     @abstractmethod
     def sample(self, rng: Generator, n: int) -> Array:
         """Draw theta, shape (n, D)."""
@@ -45,6 +54,18 @@ class Prior(ABC):
     def has_quantile(self) -> bool:
         """Whether there are a `quantile` and its inverse, `cube`."""
         return False
+
+    def require_quantile(self, purpose: str) -> None:
+        """Check that there is a `quantile`; `purpose` says what needs it.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not self.has_quantile:
+            raise ValueError(
+                f"{purpose} needs a prior with quantiles: independent parameters, or a multivariate normal "
+                f"without bounds. The prior is {self}"
+            )
 
     def quantile(self, u: Array) -> Array:
         """Return theta (n, D) for u (n, D): distributed as the prior where u is uniform on (0, 1)^D."""
@@ -61,6 +82,10 @@ class Prior(ABC):
     @abstractmethod
     def spec(self) -> dict[str, Any]:
         """Return the JSON form; `prior_from` is its inverse."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what identifies the prior: JSON, without where its files lie."""
+        return self.spec()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Prior):
@@ -97,7 +122,7 @@ def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
 class Independent(Prior):
     """A product of one distribution per parameter, p(theta) = prod_j p_j(theta_j).
 
-    Args:
+    Arguments:
         distributions: name of the parameter -> its distribution, in the order of theta's columns.
 
     Raises: ValueError or TypeError naming the parameter.
@@ -156,7 +181,7 @@ class MultivariateNormal(Prior):
     integration with a fixed seed, relative error below 1e-5 in few dimensions (Computation of
     Multivariate Normal and t Probabilities, Genz and Bretz 2009). A box is sampled by rejection.
 
-    Args:
+    Arguments:
         names: D names.
         mean: mu, shape (D,).
         covariance: Sigma, shape (D, D), symmetric and positive definite.
@@ -313,7 +338,9 @@ def prior_from(spec: Prior | Mapping[str, Any]) -> Prior:
 
         {"mu": {"name": "uniform", "low": -3, "high": 3}, ...}       independent parameters
         {"mu": Uniform(-3, 3), ...}                                  the same in Python
+        {"mu": scipy.stats.gamma(2.0), ...}                          a frozen distribution of scipy.stats
         {"name": "multivariate_normal", "names": [...], "mean": [...], "covariance": [[...]]}
+        {"name": "data", "path": "rows.npy"}                         the rows of a data set
 
     Raises: ValueError or TypeError naming the key, the value and what is valid.
     """
@@ -323,18 +350,29 @@ def prior_from(spec: Prior | Mapping[str, Any]) -> Prior:
         raise TypeError(f"a prior must map parameter names to distributions, got {spec!r}")
     if isinstance(spec.get("name"), str):
         return _joint_from(spec)
-    return Independent(
-        {
-            name: distribution_from(str(name), value) if isinstance(value, Mapping) else value
-            for name, value in spec.items()
-        }
-    )
+    from simulators.frozen import distribution_of
+
+    return Independent({name: distribution_of(str(name), value) for name, value in spec.items()})
+
+
+def follows_from_spec(prior: Prior) -> bool:
+    """Say whether `prior_from` makes this very prior of its JSON form: not one of a class of your own."""
+    try:
+        again = prior_from(json.loads(json.dumps(prior.spec())))
+    except (TypeError, ValueError):
+        return False
+    if type(again) is not type(prior) or again != prior:
+        return False
+    kinds = [list(map(type, getattr(p, "distributions", {}).values())) for p in (again, prior)]
+    return kinds[0] == kinds[1]
 
 
 def _joint_from(spec: Mapping[str, Any]) -> Prior:
+    if spec["name"] == "data":
+        return _data_from(spec)
     kind = JOINT.get(spec["name"])
     if kind is None:
-        raise ValueError(f"unknown prior {spec['name']!r}; valid: {', '.join(JOINT)}")
+        raise ValueError(f"unknown prior {spec['name']!r}; valid: {', '.join((*JOINT, 'data'))}")
     given = {key: value for key, value in spec.items() if key != "name"}
     if unknown := [key for key in given if key not in JOINT_KEYS]:
         valid = ", ".join(("name", *JOINT_KEYS))
@@ -342,3 +380,15 @@ def _joint_from(spec: Mapping[str, Any]) -> Prior:
     if missing := [key for key in JOINT_KEYS[:3] if key not in given]:
         raise ValueError(f"{spec['name']} lacks the key {missing[0]!r}")
     return kind(**given)
+
+
+def _data_from(spec: Mapping[str, Any]) -> Prior:
+    """Build a prior that is a data set."""
+    import inspect
+
+    from simulators.data_prior import DataPrior  # which needs this module
+
+    valid = ["name", "path", *list(inspect.signature(DataPrior).parameters)[1:]]
+    if unknown := [key for key in spec if key not in valid]:
+        raise ValueError(f"data has no key {unknown[0]!r}; valid: {', '.join(valid)}")
+    return DataPrior.from_spec(dict(spec))

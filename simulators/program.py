@@ -1,8 +1,7 @@
-"""A simulator that is a program: parameters go in as a file, arrays come out as a file."""
+"""A simulator that is an external program: it reads parameters from a file and writes arrays to a file."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import select
@@ -23,6 +22,7 @@ from numpy.random import Generator
 
 from simulators.distribution import Array
 from simulators.simulator import Outputs, PriorLike, Simulator
+from simulators.source import Source, text_of
 
 INPUTS = (".json", ".npz")
 OUTPUTS = (".npz", ".npy", ".json")
@@ -45,7 +45,7 @@ class Program(Simulator):
     the two paths and the values. The program, and whatever it started in its process group, is
     killed at the time-out, when it leaves children behind, and when this process dies.
 
-    Args:
+    Arguments:
         command: the program and its words, a list or one text in shell quoting; no shell runs it.
         prior: a prior, or what `prior_from` takes.
         version: change it when the program changes its outputs.
@@ -131,14 +131,14 @@ class Program(Simulator):
         """
         return self._outputs(self._run(np.asarray(theta, dtype=float), rng, timeout))
 
-    def source_digest(self) -> str:
-        """Return the sha256 of the program and of the files among the words of its command."""
-        digest = hashlib.sha256()
-        base = self.directory or Path.cwd()
-        for word in self.words:
+    def source(self) -> Source:
+        """Return the program, and the files among the words of its command."""
+        base, files = self.directory or Path.cwd(), dict[str, str]()
+        for number, word in enumerate(self.words):
             if not _fields(word) and (base / word).is_file():
-                digest.update((base / word).read_bytes())
-        return digest.hexdigest()
+                name = Path(word).name
+                files[name if name not in files else f"{number}/{name}"] = text_of(base / word)
+        return Source(files)
 
     def _run(self, theta: Array, rng: Generator, timeout: float | None = None) -> Any:
         values = dict(zip(self.prior.names, theta.tolist(), strict=True))
@@ -183,6 +183,7 @@ def _group(folder: Path) -> Iterator[int]:
     """Start a process group under a watcher; on leaving, whatever is in it is killed."""
     watcher = subprocess.Popen(
         ["/bin/sh", "-c", WATCHER, "sbiflow-watcher", str(folder)],
+        env={"PATH": os.environ.get("PATH", os.defpath)},  # who kills by a variable spares it
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -7,28 +7,54 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from simulators.call import close_match, parameters_of
+from simulators.cell import PLACE
+from simulators.factory import SimulatorFactory, check_arguments
 from simulators.prior import prior_from
 from simulators.program import Program
-from simulators.recipe import Recipe, check_arguments
 from simulators.simulator import PriorLike, Simulator
 
 GROUP = "sbiflow.simulators"
 BUILT_IN = {
+    "bernoulli_glm": "simulators.bernoulli_glm:bernoulli_glm",
+    "bernoulli_glm_raw": "simulators.bernoulli_glm_raw:bernoulli_glm_raw",
+    "fashion_denoising": "simulators.fashion_denoising:fashion_denoising",
+    "fashion_images": "simulators.fashion_images:fashion_images",
     "gaussian_linear": "simulators.gaussian_linear:gaussian_linear",
+    "gaussian_linear_uniform": "simulators.gaussian_linear_uniform:gaussian_linear_uniform",
     "gaussian_mixture": "simulators.gaussian_mixture:gaussian_mixture",
+    "gaussian_mixture_uniform": "simulators.gaussian_mixture_uniform:gaussian_mixture_uniform",
     "imported": "simulators.imported:imported",
     "inverse_kinematics": "simulators.inverse_kinematics:inverse_kinematics",
+    "linear_gaussian_image": "simulators.linear_gaussian_image:linear_gaussian_image",
+    "lotka_volterra": "simulators.lotka_volterra:lotka_volterra",
     "program": "simulators.program:Program",
+    "sir": "simulators.sir:sir",
     "slcp": "simulators.slcp:slcp",
+    "slcp_distractors": "simulators.slcp_distractors:slcp_distractors",
     "tumor_spheroid": "simulators.tumor_spheroid:TumorSpheroid",
     "two_moons": "simulators.two_moons:two_moons",
 }
+
+
+_defined: dict[str, Callable[[], Simulator]] = {}  # by name, what gives a simulator of no module
+
+
+def define(name: str, give: Callable[[], Simulator]) -> str:
+    """Let `load` find a simulator that no other process can import; return under which name.
+
+    Arguments:
+        name: of the simulator.
+        give: called when it is loaded.
+    """
+    _defined[name] = give
+    return f"{PLACE}:{name}"
 
 
 def available() -> list[str]:
@@ -39,7 +65,7 @@ def available() -> list[str]:
 def load(name: str, /, *, prior: PriorLike | None = None, **arguments: Any) -> Simulator:
     """Return the simulator of that name.
 
-    Args:
+    Arguments:
         name: a built-in simulator or a plug-in (see `available`), "path/to/file.py:attribute", or
             "package.module:attribute".
         prior: replaces the simulator's own prior: a prior or what `prior_from` takes.
@@ -49,10 +75,10 @@ def load(name: str, /, *, prior: PriorLike | None = None, **arguments: Any) -> S
     prior or argument, naming key, value and what is valid.
     """
     target, shown = _find(name)
-    make = target.recipe if isinstance(target, Simulator) else target
+    make = target.factory if isinstance(target, Simulator) else target
     if make is None:
         made = _ready_made(shown, target, prior, arguments)
-    elif isinstance(make, Recipe):
+    elif isinstance(make, SimulatorFactory):
         made = make(prior=prior, **arguments)
     elif isinstance(make, type) and issubclass(make, Program):
         check_arguments(shown, arguments, set(parameters_of(shown, make)) - {"prior"})
@@ -61,6 +87,8 @@ def load(name: str, /, *, prior: PriorLike | None = None, **arguments: Any) -> S
         hint = "decorate a function or a class with @simulator(prior=...)"
         raise TypeError(f"{shown} is not a simulator but {target!r}; {hint}")
     made.name, made.address = shown, _absolute(name)
+    if name.startswith(f"{PLACE}:"):
+        made.address, made.defined_by = "", target.defined_by
     return made
 
 
@@ -78,12 +106,16 @@ def _find(name: str) -> tuple[Any, str]:
     if not isinstance(name, str) or not name:
         raise TypeError(f"a simulator's name must be text, got {name!r}")
     place, colon, attribute = name.rpartition(":")
-    if colon and place.endswith(".py"):
-        return _attribute(_file_module(Path(place)), attribute, name), Path(
-            place
-        ).name + ":" + attribute
+    if place == PLACE:
+        if attribute not in _defined:
+            raise LookupError(
+                f"simulator '{attribute}' was defined in a notebook or a script: open the run there, by "
+                "sbiflow.Run(path, simulator=...)"
+            )
+        return _defined[attribute](), attribute
     if colon:
-        return _attribute(_module(place, name), attribute, name), name
+        shown = f"{Path(place).name}:{attribute}" if place.endswith(".py") else name
+        return definition(name, "simulator"), shown
     if name in BUILT_IN:
         return _find(BUILT_IN[name])[0], name
     plug_ins = _plug_ins()
@@ -93,6 +125,18 @@ def _find(name: str) -> tuple[Any, str]:
     forms = "'file.py:attribute' and 'package.module:attribute' are valid too"
     hint = close_match(name, known)
     raise LookupError(f"unknown simulator '{name}'{hint} (valid: {', '.join(known)}; {forms})")
+
+
+def definition(name: str, what: str) -> Any:
+    """Return what "file.py:attribute" or "package.module:attribute" stands for.
+
+    Raises: LookupError: there is nothing; ValueError: its file cannot be run. Messages call it `what`.
+    """
+    place, colon, attribute = name.rpartition(":")
+    if not colon:
+        raise LookupError(f"{what} {name!r}: write 'file.py:name' or 'package.module:name'")
+    module = _file_module(Path(place)) if place.endswith(".py") else _module(place, name)
+    return _attribute(module, attribute, name)
 
 
 def _plug_ins() -> dict[str, EntryPoint]:
@@ -132,6 +176,8 @@ def _file_module(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[key] = module
+    if str(path.parent) not in sys.path:  # behind everything that is installed
+        sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
     except BaseException as error:

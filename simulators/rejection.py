@@ -16,7 +16,7 @@ MIN_RATE = 1e-6
 def rejection(propose: Callable[[int], Array], n: int, dim: int, subject: str) -> Array:
     """Return `n` accepted draws, shape (n, dim).
 
-    Args:
+    Arguments:
         propose: takes a number of proposals and returns those accepted, shape (at most that, dim).
         n, dim: number and size of the draws.
         subject: what a draw is made for, for the error.

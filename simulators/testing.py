@@ -15,13 +15,13 @@ import json
 import pickle
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator
 
 from simulators.distribution import Array
-from simulators.prior import prior_from
+from simulators.prior import follows_from_spec, prior_from
 from simulators.simulator import Outputs, Simulator
 
 
@@ -29,7 +29,7 @@ from simulators.simulator import Outputs, Simulator
 class Case:
     """What the laws are tried on.
 
-    Args:
+    Arguments:
         simulator: the simulator under test.
         n: simulations per law.
         seed: of all draws.
@@ -50,8 +50,13 @@ class Case:
         return self.simulator.prior.sample(self.rng(), self.n if n is None else n)
 
     def run(self, theta: Array, stream: int = 1) -> Outputs:
-        """Simulate at theta of shape (D,), with the noise of a stream; a copy of the outputs."""
-        outputs = self.simulator.simulate(theta, self.rng(stream), timeout=self.timeout)
+        """Simulate at theta of shape (D,), and observe, with the noise of a stream; a copy of the outputs."""
+        rng = self.rng(stream)
+        outputs = self.simulator.simulate(theta, rng, timeout=self.timeout)
+        if self.simulator.observe is not None:
+            latent = {key: value[None] for key, value in outputs.items()}
+            observed = self.simulator.observed(latent, rng.integers(2**64, size=1, dtype=np.uint64))
+            outputs = {key: value[0] for key, value in observed.items()}
         return {key: value.copy() for key, value in outputs.items()}
 
 
@@ -64,7 +69,7 @@ def identity_is_json(case: Case) -> None:
 
 
 def prior_draws_are_in_bounds(case: Case) -> None:
-    """Draws have shape (n, D), lie within the bounds and have a finite density."""
+    """Draws have shape (n, D), lie within the bounds and have a finite density, if there is one."""
     prior = case.simulator.prior
     theta = prior.sample(case.rng(), 100)
     shape = (100, len(prior.names))
@@ -72,15 +77,20 @@ def prior_draws_are_in_bounds(case: Case) -> None:
     assert theta.dtype == np.float64, f"prior draws have dtype {theta.dtype}, not float64"
     outside = np.any((theta < prior.low) | (theta > prior.high), axis=0)
     assert not outside.any(), f"prior draws outside the bounds: {np.array(prior.names)[outside]}"
+    if not prior.has_density:
+        return
     density = prior.log_prob(theta)
     assert density.shape == (100,), f"log_prob has shape {density.shape}, not (100,)"
     assert np.all(np.isfinite(density)), "log_prob is not finite at draws from the prior"
 
 
 def prior_follows_from_its_spec(case: Case) -> None:
-    """`prior_from(prior.spec())`, after JSON, draws the same values."""
+    """The prior of another process, made from `prior.spec()` or with its file, draws the same."""
     prior = case.simulator.prior
-    again = prior_from(json.loads(json.dumps(prior.spec(), allow_nan=False)))
+    if follows_from_spec(prior):
+        again = prior_from(json.loads(json.dumps(prior.spec(), allow_nan=False)))
+    else:
+        again = pickle.loads(pickle.dumps(case.simulator)).prior
     assert again.names == prior.names, f"names {again.names} after spec(), not {prior.names}"
     same = np.array_equal(again.sample(case.rng(), 10), prior.sample(case.rng(), 10))
     assert same, "the prior made from spec() draws other values"
@@ -127,14 +137,9 @@ def other_seeds_give_other_outputs(case: Case) -> None:
 
 
 def arrays_are_not_shared(case: Case) -> None:
-    """A simulation neither changes theta nor the outputs of an earlier one."""
-    first, second = case.theta(2)
-    before = first.copy()
-    outputs = case.simulator.simulate(first, case.rng(1), timeout=case.timeout)
-    kept = {key: value.copy() for key, value in outputs.items()}
-    assert np.array_equal(first, before), "the simulation changed theta"
-    case.run(second, stream=2)
-    _assert_equal(kept, outputs, "a later simulation changed the outputs of an earlier one")
+    """A simulation neither changes theta nor the outputs of an earlier one, nor returns theta itself."""
+    shared = case.simulator.shared_arrays(case.theta(2), case.rng(1))
+    assert not shared, "; ".join(shared)
 
 
 def blocks_have_rows(case: Case) -> None:
@@ -150,12 +155,27 @@ def blocks_have_rows(case: Case) -> None:
         _assert_equal(block, again, "equal theta and seed give another block")
 
 
+def rows_are_observed_alone(case: Case) -> None:
+    """Where there is a noise model, the noise of a row follows from its seed, whatever other rows there are."""
+    if case.simulator.observe is None:
+        return
+    rows = [case.simulator.simulate(theta, case.rng(1)) for theta in case.theta()]
+    latent = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    seeds = case.rng(2).integers(2**64, size=case.n, dtype=np.uint64)
+    together = case.simulator.observed(latent, seeds)
+    for i in range(case.n):
+        one = {key: value[i : i + 1] for key, value in latent.items()}
+        alone = case.simulator.observed(one, seeds[i : i + 1])
+        part = {key: value[i : i + 1] for key, value in together.items()}
+        _assert_equal(part, alone, "observe gives a row other noise beside other rows")
+
+
 def pickling_keeps_it(case: Case) -> None:
     """The simulator goes to another process: after pickling it is the same."""
     again = pickle.loads(pickle.dumps(case.simulator))
     assert again.identity() == case.simulator.identity(), "pickling changes the identity"
     theta = case.theta(1)[0]
-    other = again.simulate(theta, case.rng(1), timeout=case.timeout)
+    other = replace(case, simulator=again).run(theta)
     _assert_equal(case.run(theta), other, "pickling changes the outputs")
 
 
@@ -182,6 +202,7 @@ LAWS: tuple[Law, ...] = (
     other_seeds_give_other_outputs,
     arrays_are_not_shared,
     blocks_have_rows,
+    rows_are_observed_alone,
     pickling_keeps_it,
     references_are_draws,
 )

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.random import Generator
 
 from simulators.distribution import LOG_SQRT_2PI, Array, Uniform
-from simulators.recipe import simulator
+from simulators.factory import simulator
 from simulators.rejection import rejection
 from simulators.simulator import Observation
 

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.estimators import TASKS, Bench
+from benchmarks.estimators import TASKS, Benchmark
 from benchmarks.peers.contests import CONTESTS, Contest, Entry
 from benchmarks.peers.environment import WORKERS, prepare, work
-from benchmarks.peers.exchange import Job
+from benchmarks.peers.exchange import PeerTask
 from benchmarks.peers.table import table
 from evaluation.c2st import SBIBM, c2st_batch
 
@@ -58,7 +58,7 @@ def _run(asked: argparse.Namespace) -> None:
     done = {_key(line) for line in _read(asked.out)}
     for contest in (contest for contest in CONTESTS if contest.name in asked.contests):
         task = next(task for task in TASKS if task.name == contest.task)
-        bench = Bench(task, asked.out.parent / "references")
+        bench = Benchmark(task, asked.out.parent / "references")
         entries = [e for e in contest.entries if e.package in asked.packages]
         entries = [e for e in entries if asked.entries is None or e.name in asked.entries]
         for seed, entry in itertools.product(asked.seeds, entries):
@@ -74,7 +74,7 @@ def _run(asked: argparse.Namespace) -> None:
 
 
 def measure(
-    bench: Bench, contest: Contest, entry: Entry, seed: int, peers: Path, folder: Path
+    bench: Benchmark, contest: Contest, entry: Entry, seed: int, peers: Path, folder: Path
 ) -> dict[str, Any]:
     """Return a worker's report on one training, with C2ST by the number of passes.
 
@@ -88,7 +88,7 @@ def measure(
     theta, x = bench.simulations(contest.budget, seed)
     prior, observed = bench.simulator.prior, bench.observed("sbibm")["x"]
     told = entry.method, entry.arguments, seed, entry.passes
-    Job(folder, *told, theta, x["x"], observed, prior.low, prior.high, contest.task).write()
+    PeerTask(folder, *told, theta, x["x"], observed, prior.low, prior.high, contest.task).write()
     work(entry.package, peers, folder)
     report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     with np.load(folder / "draws.npz") as draws:
@@ -97,11 +97,11 @@ def measure(
     return report
 
 
-def _c2st(bench: Bench, draws: np.ndarray) -> float | None:
+def _c2st(bench: Benchmark, draws: np.ndarray) -> float | None:
     """Return the mean over the observations, None where draws are not finite."""
     if not np.isfinite(draws).all():
         return None
-    scores = c2st_batch(bench.reference("sbibm"), draws, protocol=SBIBM)
+    scores = c2st_batch(bench.reference("sbibm"), draws, definition=SBIBM)
     return round(float(scores.mean()), 5)
 
 

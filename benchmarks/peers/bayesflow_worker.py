@@ -17,7 +17,7 @@ import bayesflow
 import keras
 import numpy as np
 
-from benchmarks.peers.exchange import Job, Stopwatch
+from benchmarks.peers.exchange import PeerTask, Stopwatch
 
 EPOCHS, BATCH = 100, 32  # BayesFlow's defaults
 WARM = 500  # steps
@@ -38,7 +38,7 @@ class Marks(keras.callbacks.Callback):
 
 def main() -> None:
     """Train, draw and report."""
-    job = Job.read(Path(sys.argv[1]))
+    job = PeerTask.read(Path(sys.argv[1]))
     keras.utils.set_random_seed(job.seed)
     if keras.backend.backend() == "torch":
         import torch

@@ -1,4 +1,4 @@
-"""Who is trained on what: every comparison as data."""
+"""Every comparison as data: which packages are trained, how, and on what."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _planned(task: str, budget: int) -> Entry:
     """Return our default estimator as `benchmarks.estimators` trains it."""
     name = "cmpe_distilled"
     plan = {**vars(plan_for(task, name, budget))}
-    return Entry(name, "sbiflow", plan.pop("estimator"), plan, METHODS[name][1])
+    return Entry(name, "sbiflow", plan.pop("estimator"), plan, METHODS[name])
 
 
 def _ours(name: str, method: str, steps: int, **arguments: Any) -> Entry:
@@ -104,7 +104,12 @@ CONTESTS = (
         (
             _planned("two_moons", 1024),
             _ours(
-                "cmpe_distilled, short", "cmpe_distilled", 8000, members=1, dropout=0.1, gain=6.0
+                "cmpe_distilled, short",
+                "cmpe_distilled",
+                8000,
+                members=1,
+                dropout=0.1,
+                input_scale=6.0,
             ),
             *DEFAULTS,
             BAYESFLOW,

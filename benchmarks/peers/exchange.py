@@ -1,4 +1,4 @@
-"""What the processes of a comparison hand each other: a folder, with one training of one package in it.
+"""Files that the processes of a comparison exchange: a folder for each training of a package.
 
     job.json      what to train: method, arguments, seed, passes    (written by the main process)
     rows.npz      theta, x, observed x, low, high                   (the same)
@@ -30,29 +30,29 @@ Sample = Callable[[np.ndarray, int, "int | None"], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Spent:
+class TimeSpent:
     """Seconds of the processor and of the clock."""
 
     processor: float
     wall: float
 
     @classmethod
-    def now(cls) -> Spent:
+    def now(cls) -> TimeSpent:
         return cls(time.process_time(), time.perf_counter())
 
-    def __sub__(self, other: Spent) -> Spent:
-        return Spent(self.processor - other.processor, self.wall - other.wall)
+    def __sub__(self, other: TimeSpent) -> TimeSpent:
+        return TimeSpent(self.processor - other.processor, self.wall - other.wall)
 
 
 class Stopwatch:
     """Notes what was spent at each step that it is told of; the first is the end of the warm-up."""
 
     def __init__(self) -> None:
-        self.marks: list[tuple[int, Spent]] = [(0, Spent.now())]
+        self.marks: list[tuple[int, TimeSpent]] = [(0, TimeSpent.now())]
 
     def note(self, step: int) -> None:
         """Note that `step` steps are done."""
-        self.marks.append((step, Spent.now()))
+        self.marks.append((step, TimeSpent.now()))
 
     def rate(self, first: int, last: int) -> dict[str, float]:
         """Return steps per second between two marks, by their positions."""
@@ -71,7 +71,7 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
-class Job:
+class PeerTask:
     """One training, as the worker sees it."""
 
     folder: Path
@@ -87,7 +87,7 @@ class Job:
     task: str
 
     @classmethod
-    def read(cls, folder: Path) -> Job:
+    def read(cls, folder: Path) -> PeerTask:
         """Read what `write` wrote."""
         given = json.loads((folder / "job.json").read_text(encoding="utf-8"))
         with np.load(folder / "rows.npz") as rows:
@@ -130,11 +130,11 @@ def _drawn(
     """Return draws for all observations, and seconds per 1000 draws: together, and for one alone."""
     cost: dict[str, Any] = {}
     for name, x in (("one", observed[:1]), ("together", observed)):
-        calls: list[Spent] = []
+        calls: list[TimeSpent] = []
         while len(calls) < (1 + REPEATS if not calls or calls[0].processor < LONG else 1):
-            began = Spent.now()
+            began = TimeSpent.now()
             draws = sample(x, DRAWS, passes)
-            calls.append(Spent.now() - began)
+            calls.append(TimeSpent.now() - began)
         cost[f"{name}_first_call_s"] = calls[0].processor
         for clock in ("processor", "wall"):
             seconds = median(getattr(call, clock) for call in calls[1:] or calls)

@@ -15,10 +15,10 @@ from sbi.inference import FMPE, NPE
 from sbi.neural_nets import posterior_flow_nn
 from sbi.utils import BoxUniform
 
-from benchmarks.peers.exchange import Job, Stopwatch
+from benchmarks.peers.exchange import PeerTask, Stopwatch
 
 
-def trainer(job: Job, prior: BoxUniform) -> Any:
+def trainer(job: PeerTask, prior: BoxUniform) -> Any:
     """Return sbi's object for a method."""
     quiet = {"show_progress_bars": False}
     if job.method == "nsf":
@@ -31,7 +31,7 @@ def trainer(job: Job, prior: BoxUniform) -> Any:
 def main() -> None:
     """Train, draw and report."""
     torch.set_num_threads(1)
-    job = Job.read(Path(sys.argv[1]))
+    job = PeerTask.read(Path(sys.argv[1]))
     torch.manual_seed(job.seed)
     prior = BoxUniform(torch.tensor(job.low).float(), torch.tensor(job.high).float())
     inference = trainer(job, prior)

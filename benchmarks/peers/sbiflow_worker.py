@@ -9,21 +9,21 @@ import numpy as np
 import torch
 
 import simulators
-from benchmarks.fit import Plan, fit
-from benchmarks.peers.exchange import Job, Stopwatch
-from pipeline.training.loop import Loop
+from benchmarks.fit import TrainingSettings, fit
+from benchmarks.peers.exchange import PeerTask, Stopwatch
+from pipeline.train.loop import Loop
 
-STRIDE = 250  # steps between two looks
+STRIDE = 250  # steps between two checks
 
 
-class Keeper:
+class Watching:
     """Starts the watch at the first step, and notes the time now and then."""
 
     def __init__(self) -> None:
         self.watch = Stopwatch()
         self.phases: list[int] = []  # of each mark behind the first
 
-    def look(self, loop: Loop) -> tuple[bool, bool, int]:
+    def check(self, loop: Loop) -> tuple[bool, bool, int]:
         self.watch.note(loop.step)
         self.phases.append(loop.phase)
         return False, False, STRIDE
@@ -44,16 +44,16 @@ class Keeper:
 def main() -> None:
     """Train, draw and report."""
     torch.set_num_threads(1)
-    job = Job.read(Path(sys.argv[1]))
-    plan = Plan(job.method, **job.arguments)
-    keeper = Keeper()
+    job = PeerTask.read(Path(sys.argv[1]))
+    settings = TrainingSettings(job.method, **job.arguments)
+    supervisor = Watching()
     prior = simulators.load(job.task).prior
-    posterior, _ = fit(plan, prior, job.theta, {"x": job.x}, job.seed, keeper)
+    posterior, _ = fit(settings, prior, job.theta, {"x": job.x}, job.seed, supervisor)
 
     def sample(x: np.ndarray, n: int, passes: int | None) -> np.ndarray:
-        return posterior.sample({"x": x}, n, steps=passes, seed=0).double().numpy()
+        return posterior.sample({"x": x}, n, sampling_steps=passes, seed=0).double().numpy()
 
-    told = keeper.watch.report() | {"phases_steps_per_s": keeper.rates()}
+    told = supervisor.watch.report() | {"phases_steps_per_s": supervisor.rates()}
     job.finish(sample, ("torch",), told)
 
 

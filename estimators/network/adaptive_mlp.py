@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from estimators.estimator import within
 from estimators.network.base import FreeForm
+from estimators.settings import Dropout, NonNegativeInt, PositiveInt
 
 
 class AdaptiveMLP(FreeForm):
@@ -26,7 +26,7 @@ class AdaptiveMLP(FreeForm):
         size, context, time: D, C and F.
         width: units in a layer.
         depth: number K of residual layers.
-        dropout: share of a layer's units that a mask m_k silences.
+        dropout: probability with which a mask m_k drops a unit.
     """
 
     def __init__(
@@ -35,13 +35,10 @@ class AdaptiveMLP(FreeForm):
         context: int,
         time: int,
         *,
-        width: int = 128,
-        depth: int = 3,
-        dropout: float = 0.0,
+        width: PositiveInt = 128,
+        depth: NonNegativeInt = 3,
+        dropout: Dropout = 0.0,
     ) -> None:
-        within("width", width, 1, integer=True)
-        within("depth", depth, 0, integer=True)
-        within("dropout", dropout, 0, 0.99)
         super().__init__(size, context, time)
         self.width, self.depth, self.keep = width, depth, 1.0 - dropout
         self.condition = nn.Sequential(
@@ -57,7 +54,7 @@ class AdaptiveMLP(FreeForm):
             nn.init.zeros_(layer.bias)
 
     @property
-    def floats(self) -> int:
+    def row_memory(self) -> int:
         return (3 * self.depth + 6) * self.width + self.context
 
     def masks(self, rows: int, device: torch.device) -> Tensor | None:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class AttentionBlock(nn.Module):
-    """Lets queries q look at elements e: attention, then a perceptron, each added to what it gets.
+    """Attention of queries q to elements e, then a perceptron, both with residual connections.
 
         h = q + A(norm q, norm e),   out = h + W_2 silu(W_1 norm h + b_1) + b_2
         A: softmax(Q K^T / sqrt(width / heads)) V for each head, mixed by a matrix
@@ -19,7 +19,7 @@ class AttentionBlock(nn.Module):
     Arguments:
         width: size of a vector, a multiple of `heads`.
         heads: number of softmaxes side by side.
-        dropout: share of what is added that training silences.
+        dropout: probability with which training drops an element of a residual.
 
     Raises:
         ValueError: width is no multiple of heads.

@@ -1,57 +1,47 @@
-"""A perceptron's training, compiled by Numba for one thread of a processor.
+"""Layers of a perceptron's training, compiled by Numba for one thread of a processor.
 
-A layer, forwards and backwards:
+A layer, forward and backward:
 
-    ahead   a = h W^T + b,   h' = r + m silu(a),   s = m silu'(a)
+    forward   a = h W^T + b,   h' = r + m silu(a),   s = m silu'(a)
     back    d = s dL/dh',   dL/dW = d^T h,   dL/db = sum of d over the rows,   dL/dh = d W + r
 
     silu(a) = a q,   silu'(a) = q (1 + a (1 - q)),   q = 1 / (1 + exp(-a))
 
-with dropout's mask m, and r what passes by the layer: h and dL/dh' where it is residual, nothing
-otherwise. The products are scipy's BLAS, which takes the widest vectors of the processor.
+with dropout's mask m, and r the residual connection: h and dL/dh' in a residual layer, 0 otherwise. The
+products are by scipy's BLAS, which takes the widest vectors of the processor.
 
-`inputs` and `compare` are those of `estimators.network.base.Pair`. For 256 units and a batch of 64 a
-third of a step in torch passes between the products, in some eighty small operations.
+`pair_inputs` and `pair_loss` are the two ends of `estimators.network.fused.consistency_loss`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import numba
 import numpy as np
-from numba.core.caching import FunctionCache
+
+from estimators.network.numba_private import compiled
 
 # No flag that lets NaN be ignored: a training that diverges must be noticed.
-OPTIONS = {"fastmath": {"contract"}, "error_model": "numpy"}
+OPTIONS: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
 FLOAT = np.float32
-PER_LOG2, LOG2 = FLOAT(1 / math.log(2)), FLOAT(math.log(2))
-LEAST, MOST = FLOAT(-87.0), FLOAT(89.0)  # where 2^n is still a normal number, and already infinite
+INVERSE_LOG2, LOG2 = FLOAT(1 / math.log(2)), FLOAT(math.log(2))
+# From here on 2^n is no normal number any more, and infinite.
+MIN_EXPONENT, MAX_EXPONENT = FLOAT(-87.0), FLOAT(89.0)
 TAYLOR = tuple(FLOAT(1 / math.factorial(k)) for k in range(7, -1, -1))
 
 
-class _Cache(FunctionCache):
-    def save_overload(self, *arguments: Any) -> None:
-        with suppress(OSError):  # a full disk: the next process compiles again
-            super().save_overload(*arguments)
-
-
 def _compiled(function: Callable[..., Any]) -> Any:
-    """Compile at the first call, and keep the result where there is a place for it."""
-    dispatcher = numba.njit(**OPTIONS)(function)
-    with suppress(RuntimeError):  # no such place: every process compiles for itself
-        dispatcher._cache = _Cache(function)
-    return dispatcher
+    return compiled(function, OPTIONS)
 
 
 @numba.njit(inline="always", **OPTIONS)
 def _sigmoid(a: Any) -> Any:
     """Return q with exp(-a) = 2^n exp(f), |f| <= log(2) / 2, in operations that exist for vectors."""
-    y = min(max(-a, LEAST), MOST)
-    n = np.floor(y * PER_LOG2 + FLOAT(0.5))
+    y = min(max(-a, MIN_EXPONENT), MAX_EXPONENT)
+    n = np.floor(y * INVERSE_LOG2 + FLOAT(0.5))
     f = y - n * LOG2
     p = TAYLOR[0]
     for k in range(1, 8):
@@ -61,7 +51,7 @@ def _sigmoid(a: Any) -> Any:
 
 
 @_compiled
-def ahead(
+def forward(
     h: np.ndarray,
     weight: np.ndarray,
     bias: np.ndarray,
@@ -108,50 +98,52 @@ def ahead(
 
 
 @_compiled
-def back(
-    pull: np.ndarray,
+def backward(
+    grad_output: np.ndarray,
     slope: np.ndarray,
     h: np.ndarray,
     weight: np.ndarray,
     residual: bool,
-    to_weight: np.ndarray,
-    to_bias: np.ndarray,
-    to_h: np.ndarray,
+    grad_weight: np.ndarray,
+    grad_bias: np.ndarray,
+    grad_input: np.ndarray,
 ) -> None:
     """Fill dL/dW, dL/db and dL/dh.
 
     Arguments:
-        pull: dL/dh', shape (n, w).
+        grad_output: dL/dh', shape (n, w).
         slope: s, shape (n, w).
         h: shape (n, v).
         weight: W, shape (w, v).
         residual: whether r = dL/dh'.
-        to_weight, to_bias, to_h: shapes (w, v), (w,) and (n, v); to_h of shape (0, v) is not asked for.
+        grad_weight, grad_bias: shapes (w, v) and (w,).
+        grad_input: shape (n, v), or (0, v) where it is not needed.
     """
-    d = np.empty_like(pull)
-    rows, width = pull.shape
-    to_bias[:] = FLOAT(0)
+    d = np.empty_like(grad_output)
+    rows, width = grad_output.shape
+    grad_bias[:] = FLOAT(0)
     for i in range(rows):
         for j in range(width):
-            d[i, j] = pull[i, j] * slope[i, j]
-            to_bias[j] += d[i, j]
-    np.dot(d.T, h, to_weight)
-    if len(to_h):
-        np.dot(d, weight, to_h)
+            d[i, j] = grad_output[i, j] * slope[i, j]
+            grad_bias[j] += d[i, j]
+    np.dot(d.T, h, grad_weight)
+    if len(grad_input):
+        np.dot(d, weight, grad_input)
         if residual:
-            to_h += pull
+            grad_input += grad_output
 
 
 @_compiled
-def inputs(
+def pair_inputs(
     u: np.ndarray,
     z: np.ndarray,
     context: np.ndarray,
+    input_scale: float,
     i: np.ndarray,
     table: np.ndarray,
     v: np.ndarray,
 ) -> None:
-    """Fill v = (scaled parameter, context, features of time), shape (2 B, D + C + F), from a pair."""
+    """Fill v = (scaled parameter, scaled context, features of time), shape (2 B, D + C + F)."""
     rows, size = u.shape
     start = size + context.shape[1]
     for side in range(2):
@@ -160,13 +152,13 @@ def inputs(
             for j in range(size):
                 to[j] = column[3] * (u[r, j] + column[0] * z[r, j])
             for j in range(size, start):
-                to[j] = context[r, j - size]
+                to[j] = input_scale * context[r, j - size]
             for j in range(start, len(to)):
                 to[j] = column[4 + j - start]
 
 
 @_compiled
-def compare(
+def pair_loss(
     u: np.ndarray,
     z: np.ndarray,
     i: np.ndarray,

@@ -1,8 +1,8 @@
 """Matrix products in single precision by whichever of torch's two libraries is faster here.
 
-On a processor torch multiplies by MKL, which keeps to narrow vectors where the maker is not its own;
-oneDNN, which torch brings too, takes the widest there are. Both round differently in the last digit.
-What is to be differentiated stays with MKL: trainings have `estimators.network.kernel`.
+On a processor torch multiplies by MKL, which takes narrow vectors on processors of other makers than
+Intel; oneDNN, which torch contains too, takes the widest there are. They differ by rounding in the last
+digit. Products that are differentiated stay with MKL: trainings have `estimators.network.fused`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-WIDE = (
+from estimators.network.torch_private import function_transforms_are_active, onednn_linear
+
+ONEDNN_IS_FASTER = (
     torch.backends.mkldnn.is_available()
     and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    and onednn_linear is not None
 )
-LEAST = 32  # rows and columns from which oneDNN's longer call pays
+MIN_SIZE = 32  # rows and columns from which oneDNN's longer call pays
 
 
-def affine(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return h W^T + b, as `torch.nn.functional.linear` does.
 
     Arguments:
@@ -27,24 +29,23 @@ def affine(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: W, shape (out, in).
         bias: b, shape (out,).
     """
-    if not _suits(h, weight):
+    if onednn_linear is None or not _onednn_applies(h, weight):
         return F.linear(h, weight, bias)
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(h, weight, bias, "none", [], "")
-    return result
+    return onednn_linear(h, weight, bias)
 
 
-def _suits(h: Tensor, weight: Tensor) -> bool:
+def _onednn_applies(h: Tensor, weight: Tensor) -> bool:
     differentiated = torch.is_grad_enabled() and (h.requires_grad or weight.requires_grad)
     return (
-        WIDE
+        ONEDNN_IS_FASTER
         and not differentiated
-        and plain(h)
+        and is_single_precision_matrix(h)
         and weight.dtype is torch.float32
-        and min(*h.shape, *weight.shape) >= LEAST
+        and min(*h.shape, *weight.shape) >= MIN_SIZE
     )
 
 
-def plain(h: Tensor) -> bool:
+def is_single_precision_matrix(h: Tensor) -> bool:
     """Say whether h is a matrix in single precision on a processor, and nobody but autograd looks on."""
     return (
         not torch.compiler.is_compiling()
@@ -52,5 +53,5 @@ def plain(h: Tensor) -> bool:
         and h.dtype is torch.float32
         and h.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._are_functorch_transforms_active()
+        and not function_transforms_are_active()
     )

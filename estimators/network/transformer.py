@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from estimators.estimator import within
 from estimators.network.adaptive_mlp import modulate
 from estimators.network.base import FreeForm
+from estimators.settings import PositiveInt
 
 
 class Transformer(FreeForm):
@@ -29,11 +29,15 @@ class Transformer(FreeForm):
     """
 
     def __init__(
-        self, size: int, context: int, time: int, *, width: int = 64, depth: int = 3, heads: int = 4
+        self,
+        size: int,
+        context: int,
+        time: int,
+        *,
+        width: PositiveInt = 64,
+        depth: PositiveInt = 3,
+        heads: PositiveInt = 4,
     ) -> None:
-        within("width", width, 1, integer=True)
-        within("depth", depth, 1, integer=True)
-        within("heads", heads, 1, integer=True)
         if width % heads:
             raise ValueError(f"heads = {heads} does not divide width = {width}")
         super().__init__(size, context, time)
@@ -43,7 +47,7 @@ class Transformer(FreeForm):
         self.condition = nn.Sequential(
             nn.Linear(context + time, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
-        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
         self.modulation = nn.Linear(width, 2 * width)
         self.last = nn.Linear(width, 1)
         for layer in (self.modulation, self.last):
@@ -51,7 +55,7 @@ class Transformer(FreeForm):
             nn.init.zeros_(layer.bias)
 
     @property
-    def floats(self) -> int:
+    def row_memory(self) -> int:
         return self.size * (16 * self.width + self.size) + self.context
 
     def forward(
@@ -65,7 +69,7 @@ class Transformer(FreeForm):
         return self.last(modulate(h, scale, shift)).squeeze(-1)
 
 
-class _Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention among tokens, then a perceptron for each of them."""
 
     def __init__(self, width: int, heads: int) -> None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from estimators.registry import suggest
+from estimators import plugins
+from estimators.settings import model_of, validated
 
 if TYPE_CHECKING:
     from estimators.summary.base import Summary
-
-MASK = "_mask"  # an output of varying length comes padded, with the mask of this ending beside it
 
 TABLE = {
     "cnn": "estimators.summary.cnn:CNN",
     "deepset": "estimators.summary.deepset:DeepSet",
     "fusion": "estimators.summary.fusion:Fusion",
     "identity": "estimators.summary.identity:Identity",
+    "image": "estimators.summary.image:Image",
+    "naive_cnn": "estimators.summary.naive_cnn:NaiveCNN",
     "recurrent": "estimators.summary.recurrent:Recurrent",
     "set_transformer": "estimators.summary.set_transformer:SetTransformer",
     "temporal_transformer": "estimators.summary.temporal_transformer:TemporalTransformer",
@@ -31,25 +30,30 @@ def summary_network(
     """Return the summary network of this name.
 
     Arguments:
-        name: one of the table above.
+        name: one of the table above, `package.module:attribute` or `file.py:attribute`.
         shapes: name -> shape of one simulation's output.
         arguments: the network's own settings.
 
     Raises:
         LookupError: there is none of this name.
-        TypeError: it has no such argument.
+        TypeError: it is no `Summary` class, or has no such argument, or not of this type.
+        ValueError: an argument is out of range.
     """
-    if name not in TABLE:
-        raise LookupError(f"unknown summary {name!r}{suggest(name, sorted(TABLE))}")
-    module, _, attribute = TABLE[name].partition(":")
-    kind = getattr(importlib.import_module(module), attribute)
-    valid = [
-        p.name for p in inspect.signature(kind).parameters.values() if p.kind is p.KEYWORD_ONLY
-    ]
-    for key in arguments:
-        if key not in valid:
-            raise TypeError(
-                f"summary {name!r} has no argument {key!r}{suggest(key, sorted(valid))}"
-            )
-    network: Summary = kind(shapes, **arguments)
+    network: Summary = check_summary(name, arguments)(shapes, **arguments)
     return network
+
+
+def check_summary(name: str, arguments: Mapping[str, Any]) -> type[Summary]:
+    """Return the class of the summary network of this name, which takes these arguments.
+
+    Raises:
+        LookupError: there is none of this name.
+        TypeError: it is no `Summary` class, or has no such argument, or not of this type.
+        ValueError: an argument is out of range.
+    """
+    from estimators.summary.base import Summary
+
+    found = plugins.find("summary", name, TABLE)
+    kind: type[Summary] = plugins.require_subclass("summary", name, found, Summary)
+    validated(f"summary {name!r}", model_of(kind), arguments)
+    return kind

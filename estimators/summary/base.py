@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from estimators.summary import MASK
+from estimators.outputs import masked
 from estimators.transform import LIMIT, Standardizer
 
 
@@ -22,14 +22,7 @@ class Summary(nn.Module):
         raise NotImplementedError
 
 
-def sizes(**numbers: int) -> None:
-    """Raise ValueError that names the number unless all are whole and at least 1."""
-    for name, number in numbers.items():
-        if not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} = {number!r} is no whole number from 1")
-
-
-def keep_variance(module: nn.Module) -> None:
+def he_initialise(module: nn.Module) -> None:
     """Draw the weights of linear and convolutional layers with variance 2 / inputs, biases 0.
 
     So a summary differs between simulations from the start. By torch's own weights its spread is a
@@ -42,12 +35,6 @@ def keep_variance(module: nn.Module) -> None:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-
-
-def masked(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str | None]:
-    """Return the outputs in the order of their names, each with the name of its mask, if any."""
-    outputs = [n for n in sorted(shapes) if not (n.endswith(MASK) and n[: -len(MASK)] in shapes)]
-    return {n: n + MASK if n + MASK in shapes else None for n in outputs}
 
 
 class Elements(nn.Module):
@@ -93,7 +80,7 @@ class Elements(nn.Module):
         """Return the elements (rows, L, C) and the mask, bool (rows, L), None: all are present."""
         values, present = self._raw(x)
         values = self.standard(values).clamp(-LIMIT, LIMIT)
-        return (values if present is None else keep(values, present)), present
+        return (values if present is None else zero_absent(values, present)), present
 
     def _raw(self, x: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         parts = [
@@ -103,14 +90,14 @@ class Elements(nn.Module):
         return values, None if self.mask is None else x[self.mask] > 0
 
 
-def keep(values: Tensor, present: Tensor) -> Tensor:
+def zero_absent(values: Tensor, present: Tensor) -> Tensor:
     """Return values (rows, L, ...) with zeros where `present` (rows, L) says no."""
     return values.masked_fill(~present.view(*present.shape, *[1] * (values.ndim - 2)), 0.0)
 
 
-def mean(values: Tensor, present: Tensor | None) -> Tensor:
+def masked_mean(values: Tensor, present: Tensor | None) -> Tensor:
     """Return the mean (rows, C) of the present of elements (rows, L, C), zero where there are none."""
     if present is None:
         return values.mean(dim=1)
     count = present.sum(dim=1, keepdim=True).clamp(min=1)
-    return keep(values, present).sum(dim=1) / count
+    return zero_absent(values, present).sum(dim=1) / count

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from estimators.summary.base import Summary, keep, keep_variance, masked, mean, sizes
+from estimators.outputs import masked
+from estimators.settings import PositiveInt
+from estimators.summary.base import Summary, he_initialise, masked_mean, zero_absent
 from estimators.transform import LIMIT, Standardizer
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
@@ -19,7 +23,8 @@ class CNN(Summary):
     """A summary of a series or an image: convolutions that halve it, then the mean over what is left.
 
     An output (L,) is a series and (H, W) an image; further axes are channels. `axes=1` takes
-    (L, C) as a series of C channels. A mask, along the first axis, silences every layer's places.
+    (L, C) as a series of C channels. A mask, along the first axis, zeroes the absent elements
+    of every layer.
 
     Arguments:
         shapes: name -> shape of one simulation's output, one output.
@@ -35,14 +40,11 @@ class CNN(Summary):
         self,
         shapes: Mapping[str, tuple[int, ...]],
         *,
-        outputs: int = 32,
-        channels: tuple[int, ...] | list[int] = (32, 64, 64),
+        outputs: PositiveInt = 32,
+        channels: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (32, 64, 64),
         axes: int | None = None,
     ) -> None:
         super().__init__()
-        sizes(outputs=outputs)
-        if not channels:
-            raise ValueError("channels = []: at least one layer is needed")
         names = masked(shapes)
         if len(names) != 1:
             raise ValueError(f"summary 'cnn' takes one output, not {sorted(names)}; see 'fusion'")
@@ -61,7 +63,7 @@ class CNN(Summary):
             kind(a, b, kernel_size=3, stride=2, padding=1) for a, b in itertools.pairwise(counts)
         )
         self.head = nn.Linear(counts[-1], outputs)
-        keep_variance(self)
+        he_initialise(self)
 
     def fit(self, x: Mapping[str, Tensor]) -> None:
         values, present = self._places(x)
@@ -73,12 +75,12 @@ class CNN(Summary):
         values, present = self._places(x)
         h = self.standard(values).clamp(-LIMIT, LIMIT)
         for layer in self.layers:
-            h = h if present is None else keep(h, present)
+            h = h if present is None else zero_absent(h, present)
             h = F.silu(layer(h.movedim(-1, 1))).movedim(1, -1)
             present = None if present is None else present[:, ::2]
         if self.axes == 2:
             h = h.mean(dim=2)
-        return self.head(mean(h, present))
+        return self.head(masked_mean(h, present))
 
     def _places(self, x: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the values (rows, *axes, channels) and the mask of the first axis."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from estimators.summary import MASK
-from estimators.summary.base import Elements, Summary, keep_variance, masked, mean, sizes
+from estimators.outputs import MASK, masked
+from estimators.settings import PositiveInt
+from estimators.summary.base import Elements, Summary, he_initialise, masked_mean
 
 
 class DeepSet(Summary):
@@ -23,10 +24,13 @@ class DeepSet(Summary):
     """
 
     def __init__(
-        self, shapes: Mapping[str, tuple[int, ...]], *, outputs: int = 16, hidden: int = 64
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        outputs: PositiveInt = 16,
+        hidden: PositiveInt = 64,
     ) -> None:
         super().__init__()
-        sizes(outputs=outputs, hidden=hidden)
         self.width = outputs
         self.elements = nn.ModuleDict()
         self.phi = nn.ModuleDict()
@@ -35,7 +39,7 @@ class DeepSet(Summary):
             self.elements[name] = elements = Elements(own)
             self.phi[name] = _perceptron(elements.channels, hidden, hidden)
         self.rho = _perceptron(hidden * len(self.phi), hidden, outputs)
-        keep_variance(self)
+        he_initialise(self)
 
     def fit(self, x: Mapping[str, Tensor]) -> None:
         for elements in self.elements.values():
@@ -45,7 +49,7 @@ class DeepSet(Summary):
         pooled = []
         for name, phi in self.phi.items():
             values, present = self.elements[name](x)
-            pooled.append(mean(phi(values), present))
+            pooled.append(masked_mean(phi(values), present))
         return self.rho(torch.cat(pooled, dim=1))
 
 

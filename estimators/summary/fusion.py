@@ -1,4 +1,4 @@
-"""Late fusion: a summary network for each kind of output, and one that joins what they say."""
+"""Late fusion: a summary network for each kind of output, and dense layers that join them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from estimators.summary import MASK, summary_network
-from estimators.summary.base import Summary, keep_variance, masked, sizes
+from estimators.outputs import MASK, masked
+from estimators.settings import Dropout, PositiveInt
+from estimators.summary import summary_network
+from estimators.summary.base import Summary, he_initialise
 
 KEYS = ("network", "inputs", "arguments")
 
@@ -23,7 +25,7 @@ class Fusion(Summary):
             arguments.
         outputs: size of the summary.
         hidden: units of the dense layers that join.
-        dropout: share of these units that training silences.
+        dropout: probability with which training drops one of these units.
 
     Raises:
         ValueError: a part without network or inputs, an unknown input, or an output that no part takes.
@@ -34,12 +36,11 @@ class Fusion(Summary):
         shapes: Mapping[str, tuple[int, ...]],
         *,
         parts: Mapping[str, Mapping[str, Any]],
-        outputs: int = 32,
-        hidden: Sequence[int] = (128,),
-        dropout: float = 0.0,
+        outputs: PositiveInt = 32,
+        hidden: Sequence[PositiveInt] = (128,),
+        dropout: Dropout = 0.0,
     ) -> None:
         super().__init__()
-        sizes(outputs=outputs)
         self.width = outputs
         _check(parts, list(masked(shapes)))
         self.parts = nn.ModuleDict()
@@ -56,7 +57,7 @@ class Fusion(Summary):
             layers += [nn.Linear(joined, units), nn.SiLU(), nn.Dropout(dropout)]
             joined = units
         self.head = nn.Sequential(*layers, nn.Linear(joined, outputs))
-        keep_variance(self.head)
+        he_initialise(self.head)
 
     def fit(self, x: Mapping[str, Tensor]) -> None:
         for part in self.parts.values():

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from estimators.summary.base import Summary
-from estimators.transform import LIMIT, Standardizer
+from estimators.transform import LIMIT, Standardizer, is_image
 
 
 class Identity(Summary):
     """The standardised outputs themselves, flattened and joined in the order of their names.
+
+    The elements of an image share one mean and scale.
 
     Arguments:
         shapes: name -> shape of one simulation's output.
@@ -24,6 +26,7 @@ class Identity(Summary):
         self.names = sorted(shapes)
         self.width = sum(math.prod(shapes[name]) for name in self.names)
         self.standard = Standardizer((self.width,))
+        self.standard.groups = _groups([shapes[name] for name in self.names])
 
     def fit(self, x: Mapping[str, Tensor]) -> None:
         self.standard.fit(self._flat(x))
@@ -38,3 +41,14 @@ class Identity(Summary):
 
 def _vectors(values: Tensor) -> Tensor:
     return values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
+
+
+def _groups(shapes: list[tuple[int, ...]]) -> Tensor | None:
+    """Return the group of each element: all of an image are one, others stand alone. None: there is no image."""
+    if not any(map(is_image, shapes)):
+        return None
+    groups: list[int] = []
+    for shape in shapes:
+        first, size = len(groups), math.prod(shape)
+        groups += [first] * size if is_image(shape) else range(first, first + size)
+    return torch.tensor(groups)

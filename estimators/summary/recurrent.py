@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from estimators.summary.base import Elements, Summary, sizes
+from estimators.settings import PositiveInt
+from estimators.summary.base import Elements, Summary
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -32,12 +33,11 @@ class Recurrent(Summary):
         self,
         shapes: Mapping[str, tuple[int, ...]],
         *,
-        outputs: int = 32,
-        layers: int = 1,
+        outputs: PositiveInt = 32,
+        layers: PositiveInt = 1,
         cell: str = "gru",
     ) -> None:
         super().__init__()
-        sizes(outputs=outputs, layers=layers)
         if cell not in CELLS:
             raise LookupError(f"cell = {cell!r}: valid are {', '.join(sorted(CELLS))}")
         self.width = outputs

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from estimators.network.attention import AttentionBlock, with_token
-from estimators.summary.base import Elements, Summary, sizes
+from estimators.settings import Dropout, PositiveInt
+from estimators.summary.base import Elements, Summary
 
 
 class InducedBlock(nn.Module):
@@ -37,22 +38,21 @@ class SetTransformer(Summary):
         width: size of a vector, a multiple of `heads`.
         heads, blocks: of the attention.
         points: induced points of a block.
-        dropout: share of what a block adds that training silences.
+        dropout: probability with which training drops an element of a block's residual.
     """
 
     def __init__(
         self,
         shapes: Mapping[str, tuple[int, ...]],
         *,
-        outputs: int = 32,
-        width: int = 64,
-        heads: int = 4,
-        blocks: int = 2,
-        points: int = 16,
-        dropout: float = 0.0,
+        outputs: PositiveInt = 32,
+        width: PositiveInt = 64,
+        heads: PositiveInt = 4,
+        blocks: PositiveInt = 2,
+        points: PositiveInt = 16,
+        dropout: Dropout = 0.0,
     ) -> None:
         super().__init__()
-        sizes(outputs=outputs, width=width, heads=heads, blocks=blocks, points=points)
         self.width = outputs
         self.elements = Elements(shapes)
         self.embed = nn.Linear(self.elements.channels, width)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from estimators.network.attention import AttentionBlock, with_token
-from estimators.summary.base import Elements, Summary, sizes
+from estimators.settings import Dropout, PositiveInt
+from estimators.summary.base import Elements, Summary
 
 
 class TemporalTransformer(Summary):
-    """A summary of a series: what a learned token has gathered after blocks of self-attention.
+    """A summary of a series: a learned token after blocks of self-attention.
 
     The series is cut into patches of neighbouring elements; each becomes a vector to which sines and
     cosines of its position are added. Attention Is All You Need (2017), arXiv 1706.03762; An Image
@@ -26,22 +27,21 @@ class TemporalTransformer(Summary):
         width: size of a vector, a multiple of `heads`.
         heads, blocks: of the attention.
         patch: elements in a patch; the cost falls at least in proportion.
-        dropout: share of what a block adds that training silences.
+        dropout: probability with which training drops an element of a block's residual.
     """
 
     def __init__(
         self,
         shapes: Mapping[str, tuple[int, ...]],
         *,
-        outputs: int = 32,
-        width: int = 64,
-        heads: int = 4,
-        blocks: int = 2,
-        patch: int = 1,
-        dropout: float = 0.0,
+        outputs: PositiveInt = 32,
+        width: PositiveInt = 64,
+        heads: PositiveInt = 4,
+        blocks: PositiveInt = 2,
+        patch: PositiveInt = 1,
+        dropout: Dropout = 0.0,
     ) -> None:
         super().__init__()
-        sizes(outputs=outputs, width=width, heads=heads, blocks=blocks, patch=patch)
         self.width, self.patch = outputs, patch
         self.elements = Elements(shapes)
         self.embed = nn.Linear(patch * self.elements.channels, width)
@@ -49,7 +49,7 @@ class TemporalTransformer(Summary):
         self.blocks = nn.ModuleList(AttentionBlock(width, heads, dropout) for _ in range(blocks))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
         patches = -(-self.elements.length // patch)
-        self.register_buffer("position", waves(patches, width), persistent=False)
+        self.register_buffer("position", sinusoidal_positions(patches, width), persistent=False)
 
     position: Tensor
 
@@ -70,7 +70,7 @@ class TemporalTransformer(Summary):
         return self.head(last(h[:, :1], h, present)[:, 0])
 
 
-def waves(positions: int, width: int) -> Tensor:
+def sinusoidal_positions(positions: int, width: int) -> Tensor:
     """Return sines and cosines of 0 .. positions - 1 at geometric frequencies, (positions, width)."""
     rates = torch.exp(-math.log(1e4) * torch.arange(0, width, 2) / width)
     phase = torch.arange(positions)[:, None] * rates

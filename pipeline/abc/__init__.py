@@ -1,9 +1,11 @@
-"""Approximate Bayesian computation with pyABC on our simulation actors: a baseline for any simulator.
+"""Approximate Bayesian computation with pyABC on the simulation actors: a baseline for any simulator.
 
-`model.py` says prior and simulator in pyABC's terms, `sampler.py` is pyABC's map over the actors, `smc.py`
-the run.
+`model.py` adapts prior and simulator to pyABC, `sampler.py` runs its simulations on the actors, `smc.py` is the
+sequential Monte Carlo run.
 """
 
+from pipeline.abc.from_pyabc import simulator_from_pyabc
+from pipeline.abc.kept import rows
 from pipeline.abc.smc import AbcResult, abc_smc, standardised_squares
 
-__all__ = ["AbcResult", "abc_smc", "standardised_squares"]
+__all__ = ["AbcResult", "abc_smc", "rows", "simulator_from_pyabc", "standardised_squares"]

@@ -1,7 +1,7 @@
-"""A prior and a simulator in pyABC's terms.
+"""Adapters of a prior and a simulator for pyABC.
 
-pyABC draws from numpy's global generator, which the sampler seeds before each simulation; what is drawn here
-comes from a generator seeded by it.
+pyABC draws from numpy's global generator, which the sampler seeds before each simulation. Draws of prior and
+simulator come from a generator that is seeded by the global one.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Coordinates:
         return pyabc.Parameter(dict(zip(self.labels, z.tolist(), strict=True)))
 
 
-class Prior(pyabc.DistributionBase):
-    """Our prior as pyABC's, with density p(z) = p(theta(z)) prod_j theta_j over the logarithmic j."""
+class AbcPrior(pyabc.DistributionBase):
+    """A prior for pyABC, with density p(z) = p(theta(z)) prod_j theta_j over the logarithmic j."""
 
     def __init__(self, prior: Any) -> None:
         self.prior, self.coordinates = prior, Coordinates(prior)
@@ -73,8 +73,8 @@ class Prior(pyabc.DistributionBase):
         return float(np.exp(self.prior.log_prob(theta[None])[0]) * jacobian)
 
 
-class Model(pyabc.Model):
-    """Our simulator as pyABC's model."""
+class AbcModel(pyabc.Model):
+    """A simulator for pyABC."""
 
     def __init__(self, simulator: Any, timeout: float | None) -> None:
         super().__init__(simulator.name)
@@ -85,12 +85,12 @@ class Model(pyabc.Model):
         """Simulate once.
 
         Raises:
-            SimulationFailed: the simulator raised, was late, or gave NaN or Inf.
+            SimulationFailed: the simulator raised, took too long, or returned NaN or Inf.
         """
         theta, rng = self.coordinates.theta(pars), _generator()
         try:
-            x = self.simulator.simulate(theta, rng, timeout=self.timeout)
-        # A simulator may raise anything, SystemExit and KeyboardInterrupt among it: all are its failures.
+            x = self._observed(self.simulator.simulate(theta, rng, timeout=self.timeout), rng)
+        # A simulator may raise anything, also SystemExit and KeyboardInterrupt: all are its failures.
         except BaseException as error:
             late = isinstance(error, TimeoutError) and self.simulator.owns_timeout
             outcome = Outcome.TIMEOUT if late else Outcome.FAILED
@@ -99,6 +99,16 @@ class Model(pyabc.Model):
         if bad:
             raise SimulationFailed(Outcome.INVALID, f"NaN or Inf in {', '.join(bad)}")
         return dict(x)
+
+    def _observed(
+        self, x: dict[str, np.ndarray], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """Return what is observed of latent outputs, where the simulator has a noise model."""
+        if self.simulator.observe is None:
+            return x
+        seeds = rng.integers(2**64, size=1, dtype=np.uint64)
+        one = self.simulator.observed({name: value[None] for name, value in x.items()}, seeds)
+        return {name: value[0] for name, value in one.items()}
 
 
 def _generator() -> np.random.Generator:

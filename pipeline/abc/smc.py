@@ -13,14 +13,18 @@ import numpy as np
 import pyabc
 
 import cluster
-from pipeline.abc.model import Model, Prior
-from pipeline.abc.sampler import STREAM, ActorSampler
+from pipeline.abc.kept import Kept
+from pipeline.abc.model import AbcModel, AbcPrior
+from pipeline.abc.sampler import ActorSampler
 from pipeline.errors import Stopped, UsageError
-from pipeline.simulate import job, notes_folder
-from pipeline.simulation.crew import Crew, pickled
-from pipeline.simulation.task import Simulation
+from pipeline.events import Recorder
+from pipeline.simulate.actor_pool import ActorPool, pickled
+from pipeline.simulate.scratch import notes_folder
+from pipeline.simulate.setup import worker_setup
+from pipeline.simulate.spec import SimulationSpec
 from pipeline.stop import Stop
 from pipeline.store import Outcome
+from pipeline.streams import RunStream
 
 Outputs = Mapping[str, np.ndarray]
 Distance = Callable[[Outputs, Outputs], float]
@@ -28,11 +32,15 @@ Distance = Callable[[Outputs, Outputs], float]
 
 @dataclass(frozen=True)
 class AbcResult:
-    """The last generation, and what the run cost.
+    """The last generation of draws, and the number of simulations.
 
-    `theta` (n, D), in natural units, `weight` (n,), which sums to 1, and `distance` (n,) of each draw to the
-    observation; `epsilon` (T,), the largest distance allowed in each generation; `simulations`, how many ended
-    how, by outcome, calibration included.
+    Attributes:
+        names: of the D parameters.
+        theta: draws (n, D), in natural units.
+        weight: of each draw (n,), sum 1.
+        distance: of each draw to the observation, (n,).
+        epsilon: largest distance accepted in each generation, (T,).
+        simulations: number of simulations by outcome, calibration included.
     """
 
     names: tuple[str, ...]
@@ -74,10 +82,10 @@ def standardised_squares(replicates: Outputs) -> Distance:
 
         d(x, y) = sum_k sum_i (x_ki - y_ki)^2 / var_ki
 
-    over outputs k and their values i; a value that never varies does not count, and outputs of different lengths
-    are compared up to the shortest. Up to a constant -2 log of a normal likelihood.
+    over outputs k and their values i; a value without variance does not count, and outputs of different lengths
+    are compared up to the shortest. Up to a constant d is -2 log of a normal likelihood.
 
-    Args:
+    Arguments:
         replicates: outputs of repeated simulations at one theta, each (replicates, ...).
     """
     weights = {}
@@ -111,30 +119,36 @@ def abc_smc(
     backend: str = "local",
     address: str | None = None,
     stop: Stop | None = None,
+    keep: bool = False,
+    record: Recorder | None = None,
 ) -> AbcResult:
     """Run sequential Monte Carlo with a median epsilon schedule, on actors.
 
     The algorithm is pyABC's (pyABC: distributed, likelihood-free inference, 2018, Bioinformatics 34:3591); its
     normal kernel works on log theta for log-uniform and log-normal parameters. The result follows from the
-    arguments and the seed, whatever the number of workers, if no simulation runs out of time.
+    arguments and the seed for any number of workers, if no simulation reaches its time-out.
 
-    Args:
+    Arguments:
         simulator: of `simulators.load`.
         x: one observation, the simulator's outputs by name.
-        folder: where `abc.db`, pyABC's history (a further run is added), and `draws.npz` go.
+        folder: receives `abc.db`, pyABC's history (a further run is appended), and `draws.npz`.
         distance: d(x, y), or a `pyabc.Distance`; pyABC's adaptive Euclidean distance if none.
         population: draws per generation.
         generations: at most.
-        simulations: at most; a generation that needs more is given up.
+        simulations: at most; a generation that needs more is abandoned.
         seed: of everything random.
         workers: actors; as many as there are cores if none.
         timeout: seconds for one simulation.
         max_failed: share of simulations that may fail.
-        backend, address: where Ray comes from, as in `cluster.connect`.
+        backend: where Ray comes from, as in `cluster.connect`.
+        address: of a running Ray, for backends that need one.
         stop: polled; a request raises `Stopped`, after the last complete generation was kept.
+        keep: whether all simulations are kept in `generations/`, so that a repeat takes them up.
+        record: takes an event for each generation.
 
     Raises:
-        UsageError: the observation is empty or not finite, or not one generation was within `simulations`.
+        UsageError: the observation is empty or not finite, the prior has no density, or `simulations` do not
+            suffice for one generation.
         TooManyFailed: more than `max_failed` of the simulations failed.
         PipelineError: Ray died. What `distance` raises is passed on.
     """
@@ -144,16 +158,24 @@ def abc_smc(
         raise UsageError(
             f"simulations={simulations:g} are too few: population={population} needs {2 * population}"
         )
+    if not simulator.prior.has_density:
+        raise UsageError(f"ABC-SMC weights by log p(theta), and the prior is {simulator.prior}")
     target, stopping = Path(folder), stop or Stop()
     logging.getLogger("ABC").setLevel(logging.WARNING)
-    simulation = Simulation(simulator, seed, STREAM, 1, timeout)
-    with notes_folder(target) as notes, cluster.connect(backend, address) as rays:
-        given = job(simulation, pickled(simulation), notes)
-        crew = Crew(given, workers or max(1, rays.room(1, None)), 1, None)
-        sampler = ActorSampler(crew, seed, rays.alive, stopping, simulations, max_failed)
+    spec = SimulationSpec(simulator, seed, RunStream.ABC, 1, timeout)
+    with notes_folder(target) as notes, cluster.connect(backend, address) as ray_cluster:
+        setup = worker_setup(spec, pickled(spec), notes)
+        pool = ActorPool(setup, workers or max(1, ray_cluster.capacity(1, None)), 1, None)
+        labels = AbcPrior(simulator.prior).coordinates.labels
+        kept = Kept(target / "generations", labels) if keep else None
+        if kept is not None:  # the history is made again from the simulations
+            (target / "abc.db").unlink(missing_ok=True)
+        sampler = ActorSampler(
+            pool, seed, ray_cluster.alive, stopping, simulations, max_failed, kept, record
+        )
         smc = pyabc.ABCSMC(
-            Model(simulator, timeout),
-            Prior(simulator.prior),
+            AbcModel(simulator, timeout),
+            AbcPrior(simulator.prior),
             distance if distance is not None else pyabc.AdaptivePNormDistance(p=2),
             population_size=population,
             sampler=sampler,
@@ -163,7 +185,7 @@ def abc_smc(
         try:
             smc.run(max_nr_populations=generations)
         finally:
-            crew.dismiss()
+            pool.dismiss()
     if history.max_t < 0:
         stopping.check("abc")
         raise UsageError(
@@ -177,7 +199,7 @@ def abc_smc(
 
 
 def _result(simulator: Any, history: pyabc.History, sampler: ActorSampler) -> AbcResult:
-    coordinates = Prior(simulator.prior).coordinates
+    coordinates = AbcPrior(simulator.prior).coordinates
     particles = history.get_population()
     z = np.array(
         [[p.parameter[label] for label in coordinates.labels] for p in particles.particles]

@@ -1,28 +1,40 @@
-"""Data out to other tools, and ready-made data in."""
+"""Export of rows to files, and import of simulations made elsewhere."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import UsageError
-from pipeline.store.files import canonical_text, writing
+from pipeline.files import canonical_text, writing
 from pipeline.store.rows import KINDS, Failure, Outcome, Rows, Schema
 from pipeline.store.spool import SHARD_BYTES, Spool
 from pipeline.store.store import Store
-from pipeline.store.views import dataset, to_numpy
+from pipeline.store.views import Arrays, dataset, to_numpy
+from pipeline.store.writer import Writer
 
 SUFFIXES = {".npz": "npz", ".nc": "netcdf"}
 
 
-def _write_npz(store: Store, path: Path, budget: int | None) -> None:
+Observe = Callable[[dict[str, np.ndarray], np.ndarray], dict[str, np.ndarray]]
+
+
+def _arrays(store: Store, budget: int | None, observe: Observe | None) -> Arrays:
+    """Return what is exported: with `observe` also what is observed of the outputs, as `observed_NAME`."""
     ids, theta, x, lengths = to_numpy(store, budget)
+    if observe is not None:
+        x |= {f"observed_{name}": values for name, values in observe(x, ids).items()}
+    return ids, theta, x, lengths
+
+
+def _write_npz(store: Store, path: Path, budget: int | None, observe: Observe | None) -> None:
+    ids, theta, x, lengths = _arrays(store, budget, observe)
     arrays = {"id": ids, "theta": theta, "names": np.array(store.names)}
     arrays |= {f"x/{name}": values for name, values in x.items()}
     arrays |= {f"lengths/{name}": values for name, values in lengths.items()}
@@ -30,20 +42,25 @@ def _write_npz(store: Store, path: Path, budget: int | None) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs see only allow_pickle
 
 
-def _write_netcdf(store: Store, path: Path, budget: int | None) -> None:
-    dataset(store, *to_numpy(store, budget)).to_netcdf(path, engine="h5netcdf")
+def _write_netcdf(store: Store, path: Path, budget: int | None, observe: Observe | None) -> None:
+    dataset(store, *_arrays(store, budget, observe)).to_netcdf(path, engine="h5netcdf")
 
 
 FORMATS = {"npz": _write_npz, "netcdf": _write_netcdf}
 
 
 def export(
-    store: Store, path: Path | str, format: str | None = None, budget: int | None = None
+    store: Store,
+    path: Path | str,
+    format: str | None = None,
+    budget: int | None = None,
+    observe: Observe | None = None,
 ) -> Path:
     """Write the ok rows below `budget`, in id order, as one file that appears whole or not at all.
 
     `format` is `npz` (id, theta, names, x/NAME, lengths/NAME) or `netcdf`; `None` takes it from the
-    suffix. All rows are held in memory.
+    suffix. `observe` gives what is observed of outputs and their ids, which is written beside them. All
+    rows are held in memory.
     """
     path = Path(path)
     format = format or SUFFIXES.get(path.suffix)
@@ -56,7 +73,7 @@ def export(
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            FORMATS[format](store, Path(name), budget)
+            FORMATS[format](store, Path(name), budget, observe)
             os.fsync(handle)
             os.chmod(name, 0o644)
             os.replace(name, path)
@@ -78,16 +95,16 @@ def import_arrays(
     prior: Mapping[str, Any] | None = None,
     rows: np.ndarray | None = None,
 ) -> Store:
-    """Make a store of ready-made simulations with the ids 0..n-1.
+    """Make a store of simulations made elsewhere, with the ids 0..n-1.
 
-    Args:
+    Arguments:
         path: folder of the store; one with the same content is completed.
         theta: parameters (n, D), finite.
         x: outputs (n, ...), or several by name; rows with NaN or infinity become `INVALID`.
         names: the D parameter names.
-        lengths: for each ragged output its lengths (n,); what lies behind is not kept.
-        prior: what theta was drawn from, in the form of `simulators.prior_from`, if it is known.
-        rows: numbers (n,) of the rows where they come from, for messages; none: the ids.
+        lengths: lengths (n,) of each ragged output; values beyond are not kept.
+        prior: the distribution of theta, in the form of `simulators.prior_from`, if it is known.
+        rows: original numbers (n,) of the rows, for messages; None: the ids.
 
     Raises `UsageError` for shapes, dtypes and names that do not fit.
     """
@@ -112,7 +129,7 @@ def import_arrays(
     missing = store.missing(len(theta))
     if len(missing):
         per_shard = schema.rows_per_shard(theta.shape[1], shard_bytes)
-        with store.writer() as writer:
+        with Writer(store) as writer:
             writer.set_schema(schema)
             with Spool(writer.spool_directory, "import", schema, per_shard, shard_bytes) as spool:
                 for start in range(0, len(missing), per_shard):

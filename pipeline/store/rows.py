@@ -1,4 +1,4 @@
-"""A batch of simulations, and what every row of a store looks like."""
+"""Batches of simulations (rows), and the schema of their outputs."""
 
 from __future__ import annotations
 
@@ -272,6 +272,6 @@ def winners(ids: np.ndarray, outcome: np.ndarray) -> np.ndarray:
     order = np.argsort(ids, kind="stable")
     if np.all(ids[order[1:]] > ids[order[:-1]]):
         return order
-    order = np.lexsort((outcome == Outcome.OK, ids))  # stable: equals stay in position order
+    order = np.lexsort((outcome == Outcome.OK, ids))  # stable: equals keep their order
     last = np.append(ids[order[1:]] != ids[order[:-1]], True)
     return order[last]

@@ -3,6 +3,9 @@
 Every array is one uncompressed little-endian chunk, so that a range of rows is a range of bytes: it is
 read straight from the chunk's file. A shard laid out otherwise is read through Zarr. The only file
 that imports zarr.
+
+`read`, `rows` and `arrays` return the present content. `column` and `hashes` compare it with the sealed
+manifest, once for each array, and raise an error where it was changed.
 """
 
 from __future__ import annotations
@@ -12,20 +15,26 @@ import json
 import os
 import shutil
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from pipeline.store.errors import DamagedError
-from pipeline.store.files import read_document, seal, synchronise, writing
+from pipeline.files import read_document, seal, synchronise, writing
+from pipeline.store.errors import DamagedError, damaged
 from pipeline.store.hash import row_hashes
+from pipeline.store.manifest import Manifest, Runs
 from pipeline.store.rows import Failure, Outcome, Rows, Schema, padded, winners, with_outputs
 
-FORMAT = 1
 MANIFEST, METADATA, FAILURES = "manifest.json", "zarr.json", "failures.json"
+MERGED = (
+    "merged"  # folder of shards whose rows are in a later shard; kept for readers that opened them
+)
+T = TypeVar("T")
 Layout = tuple[tuple[str, str, tuple[int, ...]], ...]  # (name, dtype, shape) of each array
 
 
@@ -59,7 +68,8 @@ def write_shard(rows: Rows, temporary: Path, final: Path) -> None:
     order = winners(rows.ids, rows.outcome)
     if len(order) < len(rows) or not np.array_equal(order, np.arange(len(rows))):
         rows = rows.take(order)
-    columns = _storable(rows) | {"hash": row_hashes(rows)}
+    hashes = row_hashes(rows)
+    columns = _storable(rows) | {"hash": hashes}
     layout = tuple((name, array.dtype.str, array.shape) for name, array in columns.items())
     contents: dict[str, Any] = dict(_metadata(layout))
     for name, array in columns.items():
@@ -70,7 +80,7 @@ def write_shard(rows: Rows, temporary: Path, final: Path) -> None:
         contents[FAILURES] = json.dumps(specs).encode()
     with writing(temporary):
         try:
-            _write_files(temporary, contents, rows)
+            _write_files(temporary, contents, rows, hashes)
             os.rename(temporary, final)
             synchronise([final.parent])
         except BaseException:
@@ -86,34 +96,56 @@ def _storable(rows: Rows) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(array) for name, array in columns.items()}
 
 
-def _write_files(folder: Path, contents: dict[str, Any], rows: Rows) -> None:
+def _write_files(folder: Path, contents: dict[str, Any], rows: Rows, hashes: np.ndarray) -> None:
     folder.mkdir()
     files = {}
     for name, content in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
         files[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    manifest = {
-        "format": FORMAT,
-        "rows": len(rows),
-        "ids": [int(rows.ids[0]), int(rows.ids[-1])],
-        "files": files,
-    }
-    (folder / MANIFEST).write_text(seal(manifest), encoding="utf-8")
+    manifest = Manifest.of(rows, hashes, files)
+    (folder / MANIFEST).write_text(seal(manifest.spec()), encoding="utf-8")
     synchronise([folder, *folder.rglob("*")])
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard on disk, read by ranges of rows."""
+    """A shard on disk, read by ranges of rows; while `reader` exists the shard is not deleted."""
 
     path: Path
+    reader: object = field(default=None, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Shard, (self.path,)
+
+    def _found(self, name: str, read: Callable[[Path], T]) -> T:
+        """Read one of its files, also after it was merged into a later shard."""
+        try:
+            return read(self.path / name)
+        except FileNotFoundError as missing:
+            try:
+                return read(self.path.parent.parent / MERGED / self.path.name / name)
+            except FileNotFoundError:
+                raise missing from None
+
+    def open(self, name: str) -> BufferedReader:
+        """Open one of its files."""
+        return self._found(name, lambda path: open(path, "rb"))
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Its manifest; `DamagedError` if it is not as it was written."""
+        try:
+            return Manifest.from_spec(self._found(MANIFEST, read_document), self.path)
+        except (OSError, DamagedError, KeyError, ValueError, TypeError) as error:
+            raise damaged(self.path, f"{MANIFEST} is missing or not as it was written") from error
 
     @cached_property
     def arrays(self) -> dict[str, tuple[np.dtype, tuple[int, ...], bool]]:
         """Dtype, shape and whether it is one plain chunk, of every array by its name."""
         try:
-            metadata = json.loads((self.path / METADATA).read_bytes())
+            with self.open(METADATA) as file:
+                metadata = json.loads(file.read())
             nodes = metadata["consolidated_metadata"]["metadata"]
             arrays = {
                 name: _array(node) for name, node in nodes.items() if node["node_type"] == "array"
@@ -122,7 +154,7 @@ class Shard:
             if any(shape[0] != n for _, shape, _ in arrays.values()):
                 raise ValueError("arrays differ in their number of rows")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise DamagedError(f"shard {self.path} cannot be opened: {error!r}") from error
+            raise damaged(self.path, f"it cannot be opened: {error!r}") from error
         return arrays
 
     def __len__(self) -> int:
@@ -148,31 +180,80 @@ class Shard:
         width = int(np.prod(shape[1:]))
         count, offset = max(stop - start, 0) * width, start * width * dtype.itemsize
         try:
-            values = np.fromfile(self.path / _chunk(name, len(shape)), dtype, count, offset=offset)
+            with self.open(_chunk(name, len(shape))) as file:
+                values = np.fromfile(file, dtype, count, offset=offset)
         except OSError as error:
-            raise DamagedError(f"array {name!r} of shard {self.path}: {error}") from error
+            raise damaged(self.path, f"array {name!r} cannot be read: {error}") from error
         if len(values) != count:
-            raise DamagedError(f"array {name!r} of shard {self.path} is shorter than its shape")
+            raise damaged(self.path, f"array {name!r} is shorter than its shape")
         return values.reshape(-1, *shape[1:])
 
     def _read_zarr(self, name: str, start: int, stop: int) -> np.ndarray:
         import zarr
 
         try:
-            return np.asarray(zarr.open_group(self.path, mode="r")[name][start:stop])
+            return self._found(
+                "", lambda path: np.asarray(zarr.open_group(path, mode="r")[name][start:stop])
+            )
         except (OSError, ValueError, KeyError) as error:
-            raise DamagedError(f"array {name!r} of shard {self.path}: {error!r}") from error
+            raise damaged(self.path, f"array {name!r} cannot be read: {error!r}") from error
+
+    @cached_property
+    def _compared(self) -> set[str]:
+        """The arrays and files that were compared with the manifest."""
+        return set()
+
+    def require(self, name: str) -> None:
+        """Raise `DamagedError` unless an array's files, or the file of this name, are those that were written."""
+        if name in self._compared:
+            return
+        files = self.manifest.files
+        chosen = (
+            [name] if name in files else [file for file in files if file.startswith(f"{name}/")]
+        )
+        for file in chosen:
+            try:
+                with self.open(file) as content:
+                    found = hashlib.file_digest(content, "sha256").hexdigest()
+            except OSError as error:
+                raise damaged(self.path, f"{file} cannot be read: {error.strerror}") from error
+            if found != files[file]["sha256"]:
+                raise damaged(self.path, f"{file} is not as it was written")
+        self._compared.add(name)
+
+    def column(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return rows `start` to `stop` of one array, as it was written."""
+        self.require(METADATA)
+        self.require(name)
+        return self.read(name, start, stop)
+
+    def hashes(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return the row hashes (n, 2) as they were written; they are checked by their sums."""
+        sums = self.manifest.hashes
+        if sums is None:
+            return self.column("hash", start, stop)
+        if "hash" not in self._compared:
+            self.require(METADATA)
+            if not np.array_equal(self.read("hash").sum(axis=0), sums):
+                raise damaged(self.path, "its row hashes are not as they were written")
+            self._compared.add("hash")
+        return self.read("hash", start, stop)
+
+    @cached_property
+    def runs(self) -> Runs:
+        """The ids and outcomes of its rows, as they were written."""
+        known = self.manifest.runs
+        return known or Runs.of(self.column("id"), self.column("outcome"))
 
     def failures(self) -> tuple[Failure, ...]:
         """Return the reasons of all rows that are not ok."""
         try:
-            text = (self.path / FAILURES).read_bytes()
+            with self.open(FAILURES) as file:
+                return tuple(Failure.from_spec(spec) for spec in json.loads(file.read()))
         except FileNotFoundError:
             return ()
-        try:
-            return tuple(Failure.from_spec(spec) for spec in json.loads(text))
         except (ValueError, TypeError, KeyError) as error:
-            raise DamagedError(f"{self.path / FAILURES} is damaged: {error!r}") from error
+            raise damaged(self.path, f"{FAILURES} cannot be read: {error!r}") from error
 
     def rows(self, start: int = 0, stop: int | None = None, schema: Schema | None = None) -> Rows:
         """Return rows `start` to `stop`; outputs are zeros if the shard holds none.
@@ -183,10 +264,10 @@ class Shard:
         return with_outputs(Rows.from_columns(columns, ()), schema)
 
     def problems(self) -> list[tuple[str, str]]:
-        """Return (file, what is wrong) for every file that is not as it was written."""
+        """Return (file, damage) for every file that is not as it was written."""
         try:
-            expected = read_document(self.path / MANIFEST)["files"]
-        except (OSError, DamagedError):
+            expected = self.manifest.files
+        except DamagedError:
             return [(MANIFEST, "is missing or damaged")]
         found = []
         for name, stated in expected.items():
@@ -206,7 +287,7 @@ class Shard:
         return found
 
     def intact(self) -> np.ndarray:
-        """Return which rows (n,) still match their hash, i.e. id, theta, outcome and x are sound."""
+        """Return which rows (n,) still match their hash, i.e. id, theta, outcome and x are as written."""
         return np.all(row_hashes(self.rows()) == self.read("hash"), axis=1)
 
 

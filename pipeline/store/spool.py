@@ -1,9 +1,8 @@
-"""The rows of one simulation actor that are not in a shard yet: durable as soon as `append` returns."""
+"""The spool of one worker: its rows that are not in a shard yet, durable as soon as `append` returns."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -19,23 +18,30 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pipeline.errors import PipelineError
-from pipeline.store.errors import LockedError
-from pipeline.store.files import writing
+from pipeline.errors import LockedError, PipelineError
+from pipeline.files import writing
+from pipeline.locks import try_lock
 from pipeline.store.rows import Failure, Rows, Schema, concatenate
 from pipeline.store.shard import write_shard
 
 MAGIC = b"SBI1"
 HEADER = struct.Struct("<4sIQIIII")  # magic, rows, bytes of body, bytes of layout, three CRC-32
-SYNC_EVERY = 5.0  # seconds between two flushes to the device, for the sake of power cuts
+SYNC_EVERY = 5.0  # seconds between two flushes to the device, which protect from power cuts
 SHARD_BYTES = 32 << 20  # a spool as long as this becomes a shard, however few its rows
 
 
 class Spool:
-    """Append rows from one actor; a shard's worth of them becomes a shard for the driver to publish.
+    """Appends rows of one worker; as many as a shard holds become a shard, which the driver publishes.
 
-    `directory` is the writer's `spool_directory`, `name` is unique among living actors; a spool left by
-    a dead actor of the same name is continued. Raises `PipelineError` when the session was taken over.
+    Arguments:
+        directory: `spool_directory` of the writer.
+        name: unique among living workers; the spool of a dead worker of the same name is continued.
+        schema: of the outputs; None before it is known.
+        rows_per_shard: rows that become a shard.
+        shard_bytes: size from which on fewer rows become a shard.
+
+    Raises:
+        PipelineError: another driver took over the session.
     """
 
     def __init__(
@@ -54,7 +60,7 @@ class Spool:
             self._handle = _open_locked(self.path)
             for folder in self.directory.glob(f"{name}-*.partial"):
                 shutil.rmtree(folder)
-            self._rows, self._end = _sound(self.path)
+            self._rows, self._end = _intact(self.path)
             os.ftruncate(self._handle, self._end)
 
     def append(self, rows: Rows) -> None:
@@ -70,7 +76,7 @@ class Spool:
         self.check_owned()
 
     def _seal(self, rows: Rows) -> None:
-        """Write the spool's rows and these as whole shards; what is left starts the next spool."""
+        """Write the spool's rows and these as whole shards; the rest begins the next spool."""
         with writing(self.path):
             rows = concatenate([*read_spool(self.path), rows], self.schema)
         whole = len(rows) - len(rows) % self.rows_per_shard or len(rows)
@@ -121,18 +127,18 @@ class Spool:
         return end + size
 
     def check_owned(self) -> None:
-        """Raise `PipelineError` if another driver has taken the session over: what comes now is lost."""
+        """Raise `PipelineError` if another driver has taken over the session: further rows would be lost."""
         try:
             owned = os.stat(self.path).st_ino == os.fstat(self._handle).st_ino
         except FileNotFoundError:
             owned = False
         if not owned:
             raise PipelineError(
-                f"{self.path} was taken over by another driver: this actor must end"
+                f"{self.path} was taken over by another driver: this worker must end"
             )
 
     def close(self) -> None:
-        """Flush to the device and release the spool, so that `writer.merge` may fold it."""
+        """Flush to the device and release the spool, so that `Writer.merge` can merge it."""
         if self._handle >= 0:
             with writing(self.path):
                 os.fsync(self._handle)
@@ -154,20 +160,16 @@ class Spool:
 def _open_locked(path: Path) -> int:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise LockedError(
-            f"{path} is used by another living actor: give each its own name"
-        ) from None
-    except OSError:
+        if not try_lock(handle):
+            raise LockedError(f"{path} is used by another living worker: give each its own name")
+    except BaseException:
         os.close(handle)
         raise
     return handle
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class SpoolRecord:
     """One record of a spool: which rows it holds and where."""
 
     ids: np.ndarray
@@ -199,7 +201,7 @@ def _encode(rows: Rows) -> list[Any]:
     return [head + struct.pack("<I", zlib.crc32(head)), key, *body]
 
 
-def scan(file: BinaryIO, start: int = 0) -> Iterator[Entry]:
+def scan(file: BinaryIO, start: int = 0) -> Iterator[SpoolRecord]:
     """Yield the records from `start` to the first damaged or unfinished one; bodies are skipped."""
     size = os.fstat(file.fileno()).st_size
     file.seek(start)
@@ -213,12 +215,14 @@ def scan(file: BinaryIO, start: int = 0) -> Iterator[Entry]:
         if end > size or zlib.crc32(key) != key_crc:
             return
         ids = np.frombuffer(key, "<i8", rows)
-        yield Entry(ids, np.frombuffer(key, "u1", rows, 8 * rows), position, end, layout, body_crc)
+        yield SpoolRecord(
+            ids, np.frombuffer(key, "u1", rows, 8 * rows), position, end, layout, body_crc
+        )
         start = end
         file.seek(start)
 
 
-def read_rows(file: BinaryIO, entry: Entry) -> Rows:
+def read_rows(file: BinaryIO, entry: SpoolRecord) -> Rows:
     """Return the rows of a record; `ValueError` if its body is damaged."""
     back = file.tell()
     file.seek(entry.body)
@@ -246,7 +250,7 @@ def read_spool(path: Path) -> Iterator[Rows]:
             yield rows
 
 
-def _sound(path: Path) -> tuple[int, int]:
+def _intact(path: Path) -> tuple[int, int]:
     """Return how many rows, in how many bytes, precede the first damaged record."""
     rows = end = 0
     with open(path, "rb") as file:

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipeline.errors import PipelineError, UsageError
-from pipeline.store import views
-from pipeline.store.errors import IdentityError
-from pipeline.store.files import canonical, read_document, write_document, writing
+from pipeline.files import canonical, read_document, write_document, writing
+from pipeline.run import STREAMS
+from pipeline.store.errors import DamagedError, IdentityError, mending
 from pipeline.store.hash import LANES, digest
 from pipeline.store.index import Index
-from pipeline.store.repair import Problem, repair, verify
-from pipeline.store.rows import Failure, Outcome, Rows, Schema, concatenate, winners
-from pipeline.store.shard import FORMAT, Shard
+from pipeline.store.manifest import slowest
+from pipeline.store.ranges import Ranges
+from pipeline.store.reader import NAME as READERS
+from pipeline.store.reader import Reader
+from pipeline.store.rows import Failure, Outcome, Rows, Schema, concatenate
+from pipeline.store.shard import Shard
+from pipeline.store.shard_view import ShardView
 from pipeline.store.spool import SHARD_BYTES, scan
-from pipeline.store.views import ShardView
 
-if TYPE_CHECKING:
-    from xarray import Dataset
-
-    from pipeline.store.writer import Writer
-
+FORMAT = 1  # of store.json; shards have formats of their own
 LEAST_SHARD_BYTES, MOST_SHARD_BYTES = 1 << 10, 1 << 30
 
 
@@ -52,12 +51,14 @@ class TimedRow:
 
 
 class Store:
-    """Simulations of one identity. Reading never writes; writing goes through `writer()`."""
+    """Simulations of one identity. Reading never writes; `pipeline.store.Writer` writes."""
 
     def __init__(self, path: Path, identity: dict[str, Any], shard_bytes: int) -> None:
         self.path, self.identity, self.shard_bytes = path, identity, shard_bytes
         self._schema: Schema | None = None
-        self._index = Index()
+        self._index = Index.empty()
+        self._reader: Reader | None = None
+        self._frozen = False
 
     @classmethod
     def create(
@@ -83,6 +84,7 @@ class Store:
         with writing(path):
             for folder in ("sessions", "shards"):
                 (path / folder).mkdir(parents=True, exist_ok=True)
+            (path / READERS).touch()
         content = {"format": FORMAT, "identity": identity, "shard_bytes": shard_bytes}
         if schema is not None:
             write_document(path / "schema.json", schema.spec())
@@ -91,7 +93,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path | str) -> Store:
-        """Open a store; `UsageError` if there is none, `DamagedError` if store.json is damaged."""
+        """Open a store; `UsageError` if there is none, `DamagedError` if store.json is damaged or another's."""
         path = Path(path)
         try:
             content = read_document(path / "store.json")
@@ -104,6 +106,9 @@ class Store:
                 f"{path} has store format {content['format']}, this version reads up to {FORMAT}: "
                 "update sbiflow"
             )
+        stream = content["identity"].get("stream", path.name)
+        if path.name in STREAMS and stream != path.name:
+            raise DamagedError(f"{path / 'store.json'} is not of this store, but of {stream!r}")
         return cls(path, content["identity"], content["shard_bytes"])
 
     @classmethod
@@ -130,17 +135,19 @@ class Store:
             )
         return store
 
-    def writer(self) -> Writer:
-        """Return the context manager through which one driver at a time writes."""
-        from pipeline.store.writer import Writer
-
-        return Writer(self)
-
     @property
     def schema(self) -> Schema | None:
         """Outputs of the simulator, `None` before the first row that has any."""
-        if self._schema is None and (self.path / "schema.json").exists():
-            self._schema = Schema.from_spec(read_document(self.path / "schema.json"))
+        if self._schema is None:
+            try:
+                self._schema = Schema.from_spec(read_document(self.path / "schema.json"))
+            except FileNotFoundError:
+                if any(name.startswith("x/") for s in self.index.shards for name in s.arrays):
+                    raise DamagedError(
+                        f"{self.path / 'schema.json'} is missing; {mending(self.path)} restores it"
+                    ) from None
+            except DamagedError as error:
+                raise DamagedError(f"{error}; {mending(self.path)} restores it") from error
         return self._schema
 
     @property
@@ -153,50 +160,74 @@ class Store:
 
     @property
     def index(self) -> Index:
-        """The rows of all published shards; follows what a writer publishes meanwhile."""
-        folder = self.path / "shards"
-        paths = sorted(path for path in folder.iterdir() if path.name.isdecimal())
+        """The rows of all published shards; new shards are included, except in a `snapshot`."""
+        if self._frozen:
+            return self._index
+        self._reader = self._reader or Reader(self.path)
+        paths = self._published()
         known = [shard.path for shard in self._index.shards]
         if paths[: len(known)] != known:
-            self._index, known = Index(), []
-        if new := [Shard(path) for path in paths[len(known) :]]:
+            self._index, known = Index.empty(), []
+        if new := [Shard(path, self._reader) for path in paths[len(known) :]]:
             self._index = self._index.with_shards(new)
         return self._index
 
+    def _published(self) -> list[Path]:
+        """Return the shards in the order of their numbers.
+
+        While a folder is listed a merged shard may appear and its parts vanish: two listings must agree.
+        """
+        before = None
+        while True:
+            names = sorted(path.name for path in (self.path / "shards").iterdir())
+            if names == before:
+                return [self.path / "shards" / name for name in names if name.isdecimal()]
+            before = names
+
+    def snapshot(self) -> Store:
+        """Return this store as it is now, without shards that are published later."""
+        store = Store(self.path, self.identity, self.shard_bytes)
+        store._schema, store._index = self.schema, self.index
+        store._reader, store._frozen = self._reader, True
+        return store
+
+    def forget(self) -> None:
+        """Forget the shards, so that merged ones can be deleted."""
+        self._index, self._reader = Index.empty(), None
+
     def ids(self, outcome: Outcome | None = None, budget: int | None = None) -> np.ndarray:
         """Return the published ids (n,), sorted, of one outcome or of all."""
-        index = self.index
-        part = index.below(budget)
-        ids = index.ids[part]
-        return ids if outcome is None else ids[index.outcome[part] == outcome]
+        return self.ranges(*([] if outcome is None else [outcome]), budget=budget).ids()
+
+    def ranges(self, *outcomes: Outcome, budget: int | None = None) -> Ranges:
+        """Return the published ids with one of these outcomes, or with any, as ranges."""
+        index = self.index.below(budget)
+        return (index.of(*outcomes) if outcomes else index).ranges
 
     def missing(self, budget: int) -> np.ndarray:
         """Return the ids (n,) below `budget` that no published shard holds, sorted."""
-        absent = np.ones(_checked(budget), bool)
-        absent[self.ids(budget=budget)] = False
-        return np.flatnonzero(absent)
+        return self.absent(budget).ids()
+
+    def absent(self, budget: int) -> Ranges:
+        """Return the same ids as ranges, which take little memory."""
+        return self.ranges(budget=_checked(budget)).gaps(0, budget)
 
     def counts(self, budget: int | None = None) -> dict[str, int]:
         """Return how many rows are durable, by outcome; rows in live spools count as well.
 
         Without a budget nothing is missing.
         """
-        durable = list(self._durable())
-        index = self.index
-        ids = np.concatenate([index.ids, *(ids for ids, _ in durable)])
-        outcome = np.concatenate([index.outcome, *(outcome for _, outcome in durable)])
-        if durable:
-            best = winners(ids, outcome)
-            ids, outcome = ids[best], outcome[best]
-        if budget is not None:
-            outcome = outcome[: np.searchsorted(ids, _checked(budget))]
-        tally = np.bincount(outcome, minlength=len(Outcome))
-        named = {kind.name.lower(): int(tally[kind]) for kind in Outcome}
-        done = len(outcome)
+        durable = list(
+            self._durable()
+        )  # before the index: a shard published meanwhile is in one of them
+        index = self.index.with_rows(durable).below(None if budget is None else _checked(budget))
+        tally = {kind: int(index.count[index.outcome == kind].sum()) for kind in Outcome}
+        named = {kind.name.lower(): number for kind, number in tally.items()}
+        done = sum(tally.values())
         return {"done": done, **named, "missing": 0 if budget is None else budget - done}
 
     def _durable(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (ids, outcome) of rows on their way into a shard: of spools, then of ready shards."""
+        """Yield (ids, outcome) of rows that are not published: of spools, then of finished shards."""
         sessions = self.path / "sessions"
         for path in [*_listing(sessions, "**/*.spool"), *_listing(sessions, "**/*.folding")]:
             try:
@@ -212,24 +243,25 @@ class Store:
                 continue  # published meanwhile
 
     def digest(self, budget: int | None = None) -> str:
-        """Return a hash of identity and rows; equal for any layout, order and history."""
-        index = self.index
-        part = index.below(budget)
-        entries = np.arange(part.stop)
+        """Return a hash of identity and rows; equal for any layout, order and history.
+
+        It is computed from sealed manifests; columns are read only of shards of which not all rows count.
+        """
+        index = self.index.below(budget)
         total = np.zeros(LANES, np.uint64)
-        for shard, found in index.by_shard(entries):
-            hashes = shard.read("hash")
-            total += (hashes if len(found) == len(shard) else hashes[index.row[found]]).sum(axis=0)
-        return digest(self.identity, len(entries), total)
+        for shard, found in index.by_shard():
+            sums = shard.manifest.hashes
+            if sums is None or len(found) < shard.manifest.rows:
+                sums = found.column("hash").sum(axis=0)
+            total += sums
+        return digest(self.identity, len(index), total)
 
     def shards(self, budget: int | None = None) -> list[ShardView]:
         """Return the ok rows below `budget` as one lazy view per shard."""
-        index = self.index
-        ok = np.flatnonzero(index.outcome[index.below(budget)] == Outcome.OK)
-        return [
-            ShardView(shard.path, index.ids[found], index.row[found], self.schema)
-            for shard, found in index.by_shard(ok)
-        ]
+        return self._views(self.index.below(budget).of(Outcome.OK))
+
+    def _views(self, index: Index) -> list[ShardView]:
+        return [ShardView(shard, found, self.schema) for shard, found in index.by_shard()]
 
     def rows(self, ids: np.ndarray) -> Rows:
         """Return the rows of ids (n,) in that order, whatever their outcome.
@@ -237,31 +269,35 @@ class Store:
         Raises `UsageError` for ids the store does not hold.
         """
         index, ids = self.index, np.atleast_1d(np.asarray(ids, np.int64))
-        at, there = index.find(ids)
+        _, there = index.find(ids)
         if not there.all():
             raise UsageError(f"{self.path} holds no simulation {_listed(ids[~there])}")
-        wanted = np.unique(at)
-        batches = []
-        for shard, found in index.by_shard(wanted):
-            view = ShardView(shard.path, index.ids[found], index.row[found], self.schema)
-            batches.append(view.with_failures())
+        batches = [view.with_failures() for view in self._views(index.at(np.unique(ids)))]
         if not batches:
             return _no_rows(len(self.names))
         rows = concatenate(batches, self.schema)
         order = np.argsort(rows.ids)
         return rows.take(order[np.searchsorted(rows.ids, ids, sorter=order)])
 
-    def parameters(self, budget: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids (n,), sorted, and the parameters (n, D) of all rows, whatever their outcome."""
-        index = self.index
-        entries = np.arange(index.below(budget).stop)
-        return index.ids[entries], index.theta(entries, len(self.names))
+    def parameters(
+        self, budget: int | None = None, start: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids (n,), sorted, and the parameters (n, D) of all rows, whatever their outcome.
+
+        Arguments:
+            budget: ids from here on are left out.
+            start: ids below are left out.
+        """
+        index = self.index.below(budget)
+        index = (
+            index.between(start, int(index.first[-1] + index.count[-1])) if len(index) else index
+        )
+        return index.ranges.ids(), index.column("theta").reshape(-1, len(self.names))
 
     def failures(self, budget: int | None = None) -> list[FailureRow]:
         """Return the rows that are not ok, in id order."""
-        index = self.index
-        bad = np.flatnonzero(index.outcome[index.below(budget)] != Outcome.OK)
-        rows = self.rows(index.ids[bad])
+        bad = [kind for kind in Outcome if kind is not Outcome.OK]
+        rows = self.rows(self.index.below(budget).of(*bad).ranges.ids())
         reasons = {failure.id: failure for failure in rows.failures}
         found = []
         for k, (number, outcome) in enumerate(zip(rows.ids.tolist(), rows.outcome, strict=True)):
@@ -281,62 +317,18 @@ class Store:
 
     def slowest(self, n: int = 10, budget: int | None = None) -> list[TimedRow]:
         """Return the `n` rows that ran longest, the longest first."""
-        index = self.index
-        seconds = np.zeros(index.below(budget).stop, np.float32)
-        for shard, found in index.by_shard(np.arange(len(seconds))):
-            seconds[found] = shard.read("seconds")[index.row[found]]
-        slow = np.argsort(-seconds, kind="stable")[:n]
-        rows = self.rows(index.ids[slow])
+        found: list[tuple[int, float]] = []
+        for shard, part in self.index.below(budget).by_shard():
+            known = shard.manifest.slowest
+            if known is None or n > len(known) or len(part) < shard.manifest.rows:
+                known = slowest(part.ranges.ids(), part.column("seconds"), n)
+            found += known
+        slow = sorted(found, key=lambda one: (-one[1], one[0]))[:n]
+        rows = self.rows(np.array([number for number, _ in slow], np.int64))
         return [
-            TimedRow(
-                int(rows.ids[k]), Outcome(int(rows.outcome[k])), rows.theta[k], float(seconds[i])
-            )
-            for k, i in enumerate(slow)
+            TimedRow(int(rows.ids[k]), Outcome(int(rows.outcome[k])), rows.theta[k], seconds)
+            for k, (_, seconds) in enumerate(slow)
         ]
-
-    def numpy(self, budget: int | None = None) -> views.Arrays:
-        """Return (ids, theta, x, lengths) of the ok rows in id order; see `views.to_numpy`."""
-        return views.to_numpy(self, budget)
-
-    def dask(self, budget: int | None = None) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
-        """Return the same as lazy dask arrays in shard order; see `views.to_dask`."""
-        return views.to_dask(self, budget)
-
-    def xarray(self, budget: int | None = None) -> Dataset:
-        """Return the ok rows as a lazy xarray Dataset; see `views.to_xarray`."""
-        return views.to_xarray(self, budget)
-
-    def export(
-        self, path: Path | str, format: str | None = None, budget: int | None = None
-    ) -> Path:
-        """Write the ok rows as one file; see `exchange.export`."""
-        from pipeline.store.exchange import export
-
-        return export(self, path, format, budget)
-
-    @staticmethod
-    def import_arrays(
-        path: Path | str,
-        theta: np.ndarray,
-        x: np.ndarray | Mapping[str, np.ndarray],
-        names: Sequence[str],
-        lengths: Mapping[str, np.ndarray] | None = None,
-        shard_bytes: int = SHARD_BYTES,
-        prior: Mapping[str, Any] | None = None,
-        rows: np.ndarray | None = None,
-    ) -> Store:
-        """Make a store of ready-made simulations; see `exchange.import_arrays`."""
-        from pipeline.store.exchange import import_arrays
-
-        return import_arrays(path, theta, x, names, lengths, shard_bytes, prior, rows)
-
-    def verify(self) -> list[Problem]:
-        """Return everything that is not as it was written; see `repair.verify`."""
-        return verify(self)
-
-    def repair(self) -> np.ndarray:
-        """Put damage aside and return the ids to simulate again; see `repair.repair`."""
-        return repair(self)
 
 
 def _names(identity: dict[str, Any]) -> tuple[str, ...]:
@@ -349,7 +341,7 @@ def _names(identity: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _listing(folder: Path, pattern: str) -> list[Path]:
-    """Return what matches now; a session that vanishes while it is listed has been published."""
+    """Return the matching paths; the listing is repeated if a session is published meanwhile."""
     try:
         return sorted(folder.glob(pattern))
     except FileNotFoundError:

@@ -1,74 +1,21 @@
-"""Views of the ok rows: by shard for streaming, numpy, dask.array, xarray."""
+"""All ok rows of a store as numpy arrays, dask arrays or an xarray Dataset."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.store.rows import Rows, Schema, padded
-from pipeline.store.shard import Shard
+from pipeline.store.rows import Schema, padded
+from pipeline.store.shard_view import ShardView
+from pipeline.store.store import Store
 
 if TYPE_CHECKING:
     from dask.array import Array as DaskArray
     from xarray import Dataset
 
-    from pipeline.store.store import Store
-
 Arrays = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]
-
-
-@dataclass(frozen=True, eq=False)
-class ShardView:
-    """Some rows of one shard, read when asked for; small enough to be sent to another process.
-
-    `ids` (n,) and `positions` (n,) of the rows in the shard, both increasing.
-    """
-
-    path: Path
-    ids: np.ndarray
-    positions: np.ndarray
-    schema: Schema | None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def read(self, start: int = 0, stop: int | None = None) -> Rows:
-        """Return rows `start` to `stop` of this view; memory is that of the range they span."""
-        wanted = self.positions[start:stop]
-        if not len(wanted):
-            return self._shard.rows(0, 0, self.schema)
-        first, last = int(wanted[0]), int(wanted[-1]) + 1
-        rows = self._shard.rows(first, last, self.schema)
-        return rows if last - first == len(wanted) else rows.take(wanted - first)
-
-    def column(self, name: str) -> np.ndarray:
-        """Return one column of all rows by its name in the shard, e.g. `theta` or `x/signal`."""
-        shard = self._shard
-        if name not in shard.arrays:  # a shard without outputs
-            return self.read().columns()[name]
-        values = shard.read(name)
-        return values if len(values) == len(self) else values[self.positions]
-
-    def longest(self, name: str) -> int:
-        """Return the length to which this shard pads a ragged output."""
-        arrays = self._shard.arrays
-        return arrays[f"x/{name}"][1][1] if f"x/{name}" in arrays else 0
-
-    def with_failures(self) -> Rows:
-        """Return all rows with the reasons of those that are not ok."""
-        rows, kept = self.read(), set(self.ids.tolist())
-        if not rows.outcome.any():
-            return rows
-        reasons = tuple(reason for reason in self._shard.failures() if reason.id in kept)
-        return replace(rows, failures=reasons)
-
-    @property
-    def _shard(self) -> Shard:
-        return Shard(self.path)
 
 
 def _longest(views: list[ShardView], schema: Schema | None) -> dict[str, int]:
@@ -93,7 +40,7 @@ def to_numpy(store: Store, budget: int | None = None) -> Arrays:
         lengths[name] = np.zeros(len(ids), np.int64)
     start = 0
     for view in views:
-        rows, at = view.read(), place[start : start + len(view)]
+        rows, at = view.read(seconds=False), place[start : start + len(view)]
         start += len(view)
         theta[at] = rows.theta
         for name, values in rows.x.items():

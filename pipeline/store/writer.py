@@ -1,9 +1,8 @@
-"""The driver's side of writing: one writer at a time, who publishes what the actors wrote."""
+"""The writer of a store: one at a time, which publishes what the workers wrote."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -13,29 +12,28 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import UsageError
-from pipeline.store.errors import DamagedError, LockedError
-from pipeline.store.files import synchronise, write_document, writing
+from pipeline.errors import DamagedError, LockedError, PipelineError, UsageError
+from pipeline.files import synchronise, write_document, writing
+from pipeline.locks import try_lock
 from pipeline.store.hash import row_hashes
+from pipeline.store.mend_schema import mend_schema
+from pipeline.store.merge import compact, sweep
 from pipeline.store.rows import Outcome, Rows, Schema, concatenate
-from pipeline.store.shard import Shard, write_shard
+from pipeline.store.shard import MERGED, Shard, write_shard
 from pipeline.store.spool import read_spool
-
-if TYPE_CHECKING:
-    from pipeline.store.store import Store
+from pipeline.store.store import Store
 
 DEAD = ".dead"  # suffix of a session folder that is being adopted
 
 
 class Writer:
-    """Publish rows into a store; a context manager that holds the store's lock.
+    """Publishes rows into a store; a context manager that holds the store's lock.
 
-    Entering adopts what dead sessions left. Leaving without an error folds this session's spools;
-    after an error they stay, and the next writer adopts them.
+    Entering adopts the rows that dead sessions left. Leaving without an error merges this session's spools and
+    small shards; after an error the spools are kept, and the next writer adopts them.
     """
 
     def __init__(self, store: Store) -> None:
@@ -47,6 +45,8 @@ class Writer:
     def __enter__(self) -> Writer:
         self.acquire()
         try:
+            mend_schema(self.store)
+            sweep(self.store)
             self.adopt()
         except BaseException:
             self.release()
@@ -62,6 +62,10 @@ class Writer:
         try:
             if kind is None:
                 self.merge()
+                with suppress(PipelineError):  # all rows are durable: the next writer tries again
+                    rows = self.rows_per_shard(self.store.schema)
+                    compact(self.store, rows, self.place, self.spool_directory)
+                    sweep(self.store)
         finally:
             self.release()
 
@@ -76,8 +80,8 @@ class Writer:
             raise
 
     def release(self) -> None:
-        """Give the lock back; the session's folder goes if nothing is left in it."""
-        with suppress(OSError):  # one that stays is adopted by the next writer
+        """Release the lock; the session's folder is removed if it is empty."""
+        with suppress(OSError):  # else the next writer adopts it
             self.spool_directory.rmdir()
         os.close(self._lock)
         self._lock = -1
@@ -93,16 +97,16 @@ class Writer:
             )
 
     def rows_per_shard(self, schema: Schema | None) -> int:
-        """Return how many rows an actor puts in one shard."""
+        """Return how many rows a worker puts into one shard."""
         known = schema or Schema({})
         return known.rows_per_shard(len(self.store.names), self.store.shard_bytes)
 
     def publish(self) -> int:
-        """Rename the actors' finished shards into place and return the number of rows in them."""
+        """Rename the workers' finished shards into place and return the number of their rows."""
         return self._publish(self.spool_directory)
 
     def merge(self) -> int:
-        """Publish, and fold the spools of actors that are closed or dead into few shards."""
+        """Publish, and merge the spools of workers that are closed or dead into few shards."""
         rows = self.publish()
         folding = list(self.spool_directory.glob("*.folding"))
         for path in self.spool_directory.glob("*.spool"):
@@ -125,7 +129,7 @@ class Writer:
         return rows
 
     def _place(self, path: Path) -> None:
-        """Rename a finished shard to the next number; of several who publish at once each gets its own.
+        """Rename a finished shard to the next number; processes that publish at once get different numbers.
 
         A folder is never renamed over one that holds files.
         """
@@ -139,15 +143,16 @@ class Writer:
 
     def _next_shard(self) -> Path:
         """Return the path of the next shard: numbers are never used again."""
-        shards, quarantine = self.store.path / "shards", self.store.path / "quarantine"
+        shards = self.store.path / "shards"
         names = [path.name for path in shards.iterdir()]
-        names += [path.name.split("-")[0] for path in quarantine.glob("*")]
+        names += [path.name for path in (self.store.path / MERGED).glob("*")]
+        names += [path.name.split("-")[0] for path in (self.store.path / "quarantine").glob("*")]
         return (
             shards / f"{max((int(name) for name in names if name.isdecimal()), default=-1) + 1:06d}"
         )
 
     def quarantine(self, path: Path) -> Path:
-        """Put a damaged shard aside, out of the readers' sight, and return where it is now."""
+        """Move a damaged shard to `quarantine`, where readers do not look, and return its path there."""
         folder = self.store.path / "quarantine"
         with writing(folder):
             folder.mkdir(exist_ok=True)
@@ -156,7 +161,7 @@ class Writer:
     def commit(self, batches: Iterable[Rows]) -> int:
         """Write batches into as few shards as possible, at most about one shard in memory.
 
-        Rows that the store holds already are dropped; a row that is not ok gives way to a retry.
+        Rows that the store holds already are dropped; a row that is not ok is replaced by a retry.
         """
         schema = self.store.schema
         limit = self.rows_per_shard(schema)
@@ -175,11 +180,15 @@ class Writer:
             return 0
         rows = self._fresh(concatenate(batches, schema))
         if len(rows):
-            ready = self.spool_directory / "commit.ready"
-            write_shard(rows, ready.with_suffix(".partial"), ready)
-            self._place(ready)
-            synchronise([self.store.path / "shards"])
+            self.place(rows)
         return len(rows)
+
+    def place(self, rows: Rows) -> None:
+        """Publish rows (at least one) as one shard."""
+        ready = self.spool_directory / "commit.ready"
+        write_shard(rows, ready.with_suffix(".partial"), ready)
+        self._place(ready)
+        synchronise([self.store.path / "shards"])
 
     def _fresh(self, rows: Rows) -> Rows:
         """Return the rows that add something: new ids, and retries of rows that are not ok."""
@@ -188,10 +197,11 @@ class Writer:
         if not there.any():
             return rows
         keep = ~there
-        retried = np.flatnonzero(there & (index.outcome[at] != Outcome.OK))
+        retried = np.flatnonzero(there)
+        retried = retried[index.outcome[at[retried]] != Outcome.OK]
         if len(retried):
-            entries, back = np.unique(at[retried], return_inverse=True)
-            before, now = index.hashes(entries)[back], row_hashes(rows.take(retried))
+            ids, back = np.unique(rows.ids[retried], return_inverse=True)
+            before, now = index.at(ids).column("hash")[back], row_hashes(rows.take(retried))
             keep[retried] = np.any(before != now, axis=1)
         return rows.take(np.flatnonzero(keep))
 
@@ -203,7 +213,7 @@ class Writer:
         return rows
 
     def adopt(self) -> None:
-        """Take over sessions whose driver is dead; renaming them makes their last actors fail."""
+        """Take over sessions whose driver is dead; renaming them makes workers that are left fail."""
         folders = []
         for session in sorted(self.spool_directory.parent.iterdir()):
             if session == self.spool_directory:
@@ -221,21 +231,17 @@ class Writer:
 
 
 def _lock(path: Path) -> int:
-    """Return the handle of the locked file; `LockedError` names who holds it."""
+    """Return the handle of the locked file; `LockedError` names the process that holds it."""
     with writing(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not try_lock(handle):
+                holder = _described(os.pread(handle, 1000, 0).decode(errors="replace"))
+                raise LockedError(f"{path.parent} is being written by {holder}")
             os.ftruncate(handle, 0)
-            holder = {"host": socket.gethostname(), "pid": os.getpid()}
-            os.pwrite(handle, json.dumps(holder).encode(), 0)
-        except BlockingIOError:
-            holder_text = os.pread(handle, 1000, 0).decode(errors="replace")
-            os.close(handle)
-            raise LockedError(
-                f"{path.parent} is being written by {_described(holder_text)}"
-            ) from None
-        except OSError:
+            own = {"host": socket.gethostname(), "pid": os.getpid()}
+            os.pwrite(handle, json.dumps(own).encode(), 0)
+        except BaseException:
             os.close(handle)
             raise
     return handle
@@ -250,10 +256,6 @@ def _described(holder: str) -> str:
 
 
 def _released(path: Path) -> bool:
-    """Whether the spool's actor has closed it or is dead."""
+    """Whether the spool's worker has closed it or is dead."""
     with open(path, "rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+        return try_lock(file.fileno())

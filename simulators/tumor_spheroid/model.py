@@ -10,7 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from simulators.distribution import LogUniform
-from simulators.recipe import simulator
+from simulators.factory import simulator
 from simulators.tumor_spheroid import state
 from simulators.tumor_spheroid.kernel import simulate
 from simulators.tumor_spheroid.lattice import (
@@ -89,7 +89,7 @@ class TumorSpheroid:
     that of Consistency Models for Scalable and Fast Simulation-Based Inference (2023,
     arXiv 2312.05440).
 
-    Args:
+    Arguments:
         side: sites per row of the square lattice, about one cell diameter apart; 100 is the
             original's domain of 1354 um, whose hard border the default tumour reaches at day 16.
         lattice_seed: seed of the lattice; (100, 0) is the original's.
@@ -137,7 +137,7 @@ class TumorSpheroid:
     ) -> dict[str, NDArray]:
         """Grow one spheroid.
 
-        Args:
+        Arguments:
             division_rate: k, inverse mean cell-cycle time, 1/h.
             initial_spheroid_radius: R0, radius of the initial disc, lattice units (13.5 um).
             initial_quiescent_cell_fraction: q, share of the initial cells that never cycle.

@@ -36,7 +36,7 @@ def draw_strip(
 ) -> Path:
     """Write a png: cells by their state above, the extracellular matrix below, at the given hours.
 
-    Args:
+    Arguments:
         path: the file to write.
         hours: ascending, within the simulated time.
         side: sites per row of the lattice.

@@ -6,25 +6,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.estimators import TASKS, Bench
+from benchmarks.estimators import TASKS, Benchmark
 from benchmarks.peers.__main__ import measure
 from benchmarks.peers.contests import CONTESTS, Contest, Entry
 from benchmarks.peers.environment import WORKERS, work
-from benchmarks.peers.exchange import Job, Spent, Stopwatch
+from benchmarks.peers.exchange import PeerTask, Stopwatch, TimeSpent
 from benchmarks.peers.table import table
 
 TINY = Entry("tiny", "sbiflow", "cmpe", {"steps": 20, "arguments": {"width": 8}}, (1, 2))
 
 
-def job(folder: Path) -> Job:
+def job(folder: Path) -> PeerTask:
     rows = np.arange(6.0).reshape(3, 2)
     bounds = np.full(2, -1.0), np.full(2, 7.0)
-    return Job(folder, "cmpe", {"steps": 2}, 1, (2, None), rows, rows + 1, rows[:1], *bounds, "t")
+    return PeerTask(
+        folder, "cmpe", {"steps": 2}, 1, (2, None), rows, rows + 1, rows[:1], *bounds, "t"
+    )
 
 
 def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:
     job(tmp_path).write()
-    read = Job.read(tmp_path)
+    read = PeerTask.read(tmp_path)
     assert (read.method, read.arguments, read.seed, read.task) == ("cmpe", {"steps": 2}, 1, "t")
     assert read.passes == (2, None)
     np.testing.assert_array_equal(read.x, np.arange(6.0).reshape(3, 2) + 1)
@@ -50,7 +52,7 @@ def test_draws_are_counted_in_seconds_per_thousand(tmp_path: Path) -> None:
 
 def test_the_warm_up_is_no_part_of_the_rate() -> None:
     watch = Stopwatch()
-    watch.marks = [(0, Spent(0, 0)), (10, Spent(5, 6)), (110, Spent(7, 10))]
+    watch.marks = [(0, TimeSpent(0, 0)), (10, TimeSpent(5, 6)), (110, TimeSpent(7, 10))]
     report = watch.report()
     assert report["steps_per_s"] == {"processor": 50, "wall": 25}
     assert report["warm_up"] == {"steps": 10, "processor": 5, "wall": 6}
@@ -84,9 +86,10 @@ def test_every_contest_has_a_task_and_every_entry_a_worker() -> None:
     assert all(entry.package in WORKERS for c in CONTESTS for entry in c.entries)
 
 
+@pytest.mark.slow
 def test_our_worker_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     (task,) = (task for task in TASKS if task.name == "two_moons")
-    bench = Bench(task, tmp_path / "references")
+    bench = Benchmark(task, tmp_path / "references")
     contest = Contest("small", "two_moons", 256, (TINY,))
     report = measure(bench, contest, TINY, 0, Path("unused"), tmp_path / "job")
     assert report["steps"] == 20

@@ -1,4 +1,4 @@
-"""One real SLURM for all tests that need it; where there can be none, they are skipped and the summary says so."""
+"""One real SLURM for all tests that need it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import slurm as real
+from tests.real import missing
 
 
 @pytest.fixture(scope="session")
 def _slurm() -> Iterator[real.Slurm]:
     reason = real.obstacle()
     if reason:
-        pytest.skip(f"NO SLURM HERE: {reason}")
+        missing(f"SLURM ({reason})", "apt-get install slurm-wlm munge, as root")
     folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # sockets need a short path
     try:
         with real.running(folder) as slurm:

@@ -63,7 +63,7 @@ def obstacle() -> str:
     """Return why there can be no SLURM here, "" when there can."""
     missing = [name for name in DAEMONS if not _found(name)]
     if missing:
-        return f"{', '.join(missing)} not installed: apt-get install slurm-wlm munge"
+        return f"{', '.join(missing)} not found"
     return "" if os.getuid() == 0 else "SLURM's daemons need root"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.allocation import AGENTS, FOLDER, HEAD, Card, Grant, inside, versions
+from cluster.allocation import AGENTS, FOLDER, HEAD, Grant, NodeCard, inside, versions
 from cluster.head import OBJECT_STORE
 
 AGENT = (sys.executable, "-m", "cluster.node", "slurm")
@@ -23,13 +23,13 @@ def where():
     time.sleep(2)
     return ray.get_runtime_context().get_node_id()
 
-with cluster.allocation.inside(cluster.allocation.Grant(1, 1 << 30), 2) as rays:
-    assert rays.alive()
+with cluster.allocation.inside(cluster.allocation.Grant(1, 1 << 30), 2) as ray_cluster:
+    assert ray_cluster.alive()
     assert os.environ["RAY_AUTH_MODE"] == "token"
-    assert (rays.cpus, rays.nodes) == (2, 2), rays
+    assert (ray_cluster.cpus, ray_cluster.nodes) == (2, 2), ray_cluster
     addresses = {node["NodeManagerAddress"] for node in ray.nodes()}
     assert addresses == {"127.0.0.1"}, addresses
-    assert rays.room(1, 5e8) == 2, rays  # a gigabyte each, less the object store
+    assert ray_cluster.capacity(1, 5e8) == 2, ray_cluster  # a gigabyte each, less the object store
     task = ray.remote(num_cpus=1)(where)
     print(len(set(ray.get([task.remote() for _ in range(2)]))))
 """
@@ -67,7 +67,7 @@ def test_two_nodes_make_one_ray_and_leave_nothing(tmp_path: Path) -> None:
 
 def test_a_node_with_another_ray_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    Card("there", Grant(1), versions() | {"ray": "2.9.3"}).leave(tmp_path)
+    NodeCard("there", Grant(1), versions() | {"ray": "2.9.3"}).write(tmp_path)
     started = time.monotonic()
     with pytest.raises(ConnectionError, match=r"ray 2\.9\.3 on there, \d"), inside(Grant(1), 2):
         pass
@@ -108,7 +108,7 @@ def test_a_job_that_is_over_needs_no_agent(tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while not (cards := list(place.glob("*.card"))) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert Card.read(cards[0]).grant == Grant(1, 1 << 30)
+    assert NodeCard.read(cards[0]).grant == Grant(1, 1 << 30)
     assert cards[0].stat().st_mode & 0o077 == 0
     cards[0].unlink()
     place.rmdir()

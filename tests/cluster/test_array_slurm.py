@@ -16,10 +16,10 @@ import pytest
 from pipeline.config import Config, build, read
 from pipeline.errors import UsageError
 from pipeline.run import Run
-from pipeline.simulate import identity, simulation_of
-from pipeline.simulation.task import schema_of
-from pipeline.store import Spool, Store
-from pipeline.submit import states, submit
+from pipeline.simulate.setup import identity, spec_of
+from pipeline.simulate.spec import schema_of
+from pipeline.store import Spool, Store, Writer
+from pipeline.submit.stage import states, submit
 from tests.cluster.slurm import Slurm
 
 SIMULATOR = """
@@ -42,7 +42,7 @@ simulate: {{workers: 1, leases: 40, term: 5}}
 cluster: {{shared: true, notice: 20, layout: array}}
 """
 CHAIN = ("test=10", "estimator={name: cmpe, arguments: {width: 32, depth: 1}}", "train.steps=50",
-         "train.batch_size=32", "evaluate={draws: 50, passes: 2, metrics: [rmse]}")  # fmt: skip
+         "train.batch_size=32", "evaluate={draws: 50, sampling_steps: 2, metrics: [rmse]}")  # fmt: skip
 PIPELINE = (sys.executable, "-m", "pipeline")
 pytestmark = pytest.mark.timeout(900)
 
@@ -60,10 +60,10 @@ def settings(config: Path) -> Config:
 
 def expected(config: Config, folder: Path) -> str:
     """Return the digest of the rows computed here, one after the other."""
-    simulation = simulation_of(config, "train")
+    simulation = spec_of(config, "train")
     rows = [simulation.run(np.array([number])) for number in range(config.budget)]
     store = Store.create(folder, identity(simulation), schema_of(rows[0], frozenset()))
-    with store.writer() as writer, Spool(writer.spool_directory, "a", store.schema, 1000) as spool:
+    with Writer(store) as writer, Spool(writer.spool_directory, "a", store.schema, 1000) as spool:
         for row in rows:
             spool.append(row)
     return store.digest(config.budget)
@@ -149,10 +149,9 @@ def test_both_layouts_give_the_same_digest(slurm: Slurm, config: Path, tmp_path:
     assert len(digests) == 1
 
 
-@pytest.mark.slow
 def test_the_others_do_the_work_of_a_lost_node(slurm: Slurm, config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    number = queue(config, run, 0.5, *ARRAY)
+    number = queue(config, run, 0.25, *ARRAY)
     until(lambda: done(run) >= 6)
     nodes = {node for _, node in tasks(slurm, number)}
     assert len(nodes) > 1
@@ -188,18 +187,23 @@ def test_without_all_simulations_the_chain_ends(slurm: Slurm, config: Path, tmp_
     assert "of 120 train simulations are missing" in log(run)
 
 
+def evaluated(config: Path) -> Config:
+    """Return the configuration with test simulations, without which there is nothing to evaluate."""
+    return settings(config).model_copy(update={"test": 10})
+
+
 def test_an_array_says_how_many_tasks_and_ray_has_none(tmp_path: Path, config: Path) -> None:
     with pytest.raises(UsageError, match=r"needs to know how many tasks"):
-        submit(settings(config), Run(tmp_path / "run"), dry=True)
-    cluster = settings(config).cluster.model_copy(update={"layout": "ray"})
-    ray = settings(config).model_copy(update={"cluster": cluster})
+        submit(evaluated(config), Run(tmp_path / "run"), dry=True)
+    cluster = evaluated(config).cluster.model_copy(update={"layout": "ray"})
+    ray = evaluated(config).model_copy(update={"cluster": cluster})
     with pytest.raises(UsageError, match=r"--array=0-3 needs --layout=array"):
         submit(ray, Run(tmp_path / "run"), options={"array": "0-3"}, dry=True)
 
 
 def test_only_the_simulations_are_an_array(tmp_path: Path, config: Path) -> None:
     jobs = submit(
-        settings(config), Run(tmp_path / "run"), options={"array": "0-3", "nodes": 4}, dry=True
+        evaluated(config), Run(tmp_path / "run"), options={"array": "0-3", "nodes": 4}, dry=True
     )["jobs"]
     texts = {job["stage"]: job["text"] for job in jobs}
     assert ["--array=0-3" in text for text in texts.values()] == [True, False, False]

@@ -8,17 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 import cluster
 from cluster import batch, kubernetes, lsf, pbs, slurm
 from cluster.allocation import Grant
-from cluster.batch import Job, State
+from cluster.batch import Job, JobState
 from cluster.connection import usable_cpus
 
 JOB = Job(
@@ -89,8 +90,67 @@ def test_pbs_and_lsf_get_the_same_in_theirs() -> None:
 
 @pytest.mark.parametrize("name", ["kubernetes", "lsf", "pbs"])
 def test_an_option_that_a_system_has_no_word_for_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"no word for switches; valid are .*cluster\.directives"):
+    with pytest.raises(ValueError, match=r"no option switches; valid are .*cluster\.directives"):
         cluster.system(name).script(replace(JOB, options={"switches": 1}))
+
+
+# --- what must not become a command ----------------------------------------------------------------
+
+HOSTILE = 'a b\'; touch pwned; "$(touch pwned)" `touch pwned` #'
+
+
+@pytest.mark.parametrize("name", ["lsf", "pbs", "slurm"])
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_names_options_and_paths_stay_words(tmp_path: Path, name: str, nodes: int) -> None:
+    place = tmp_path / HOSTILE.replace("/", "")
+    place.mkdir()
+    options = {"partition": HOSTILE, "account": HOSTILE, "nodes": nodes}
+    job = replace(
+        JOB, title=HOSTILE, name=HOSTILE, place=place, folder=place, lock=place / "lock",
+        work=("echo", HOSTILE), then=(("echo", HOSTILE),), setup=(), directives=(HOSTILE,), options=options,
+    )  # fmt: skip
+    text = cluster.system(name).script(job)
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    head, _, _ = text.partition("stopping=")
+    assert all(line.startswith("#") for line in head.splitlines() if line)
+    if nodes > 1:
+        return
+    done = subprocess.run(
+        ["bash", "-c", text], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"{HOSTILE}\n" * 2
+    assert not list(tmp_path.rglob("pwned"))
+
+
+@pytest.mark.parametrize("control", ["\n", "\r", "\0", "\x1b[2J", "\x85", "\u2028"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: {"title": text},
+        lambda text: {"name": text},
+        lambda text: {"place": Path(text)},
+        lambda text: {"folder": Path(text)},
+        lambda text: {"lock": Path(text)},
+        lambda text: {"options": {"partition": text}},
+        lambda text: {"options": {text: "x"}},
+        lambda text: {"directives": ("-m abe", text)},
+    ],
+)
+def test_a_control_character_is_refused_before_a_script_is_written(
+    change: Callable[[str], dict[str, object]], control: str
+) -> None:
+    with pytest.raises(ValueError, match=r"control character|option .* valid are letters"):
+        replace(JOB, **change(f"a{control}#SBATCH --wrap=x"))  # type: ignore[arg-type]
+
+
+def test_setup_is_the_user_s_own_shell() -> None:
+    job = replace(JOB, setup=("module load a\n\tmodule load b",))
+    assert "module load a\n\tmodule load b\n" in slurm.script(job)
+    for change in ("setup", "work", "first", "node"):
+        with pytest.raises(ValueError, match="control character"):
+            replace(JOB, **{change: ("echo \x1b[2J",)})
+    with pytest.raises(ValueError, match="control character"):
+        replace(JOB, then=(("a",), ("b", "\0")))
 
 
 # --- what the shell does ---------------------------------------------------------------------------
@@ -177,8 +237,8 @@ def test_a_script_waits_for_the_other_nodes_to_leave_but_not_for_a_lost_one(tmp_
 
 
 def test_the_alarm_clock_asks_the_work_in_time(tmp_path: Path) -> None:
-    options = {"time": "0:03", "nodes": 1}
-    job = replace(JOB, work=(sys.executable, "-c", STOPS), options=options, notice=2)
+    work = ("bash", "-c", "trap 'exit 4' USR1; while :; do sleep 0.1; done")  # starts at once
+    job = replace(JOB, work=work, options={"time": "0:05", "nodes": 1}, notice=2)  # asked after 3 s
     assert (
         subprocess.run(batch.in_time(job), check=False, stdout=subprocess.DEVNULL).returncode == 4
     )
@@ -254,16 +314,16 @@ def test_answers_of_systems_that_are_not_here_are_read() -> None:
         "12.head           a-simulate       me                00:01:00 R long\n"
         "13.head           a-train          me                00:00:00 F long\n"
     )
-    assert pbs.read_states(table) == {"12.head": State("R", "", True), "13.head": State("F")}
+    assert pbs.read_states(table) == {"12.head": JobState("R", "", True), "13.head": JobState("F")}
     assert lsf.read_id("Job <123> is submitted to default queue <normal>.\n") == "123"
     with pytest.raises(ValueError, match="names no job"):
         lsf.read_id("Request aborted by esub.")
     assert lsf.read_states("123 PEND -\n124 EXIT 3\n") == {
-        "123": State("PEND", "", True),
-        "124": State("EXIT", "exit code 3"),
+        "123": JobState("PEND", "", True),
+        "124": JobState("EXIT", "exit code 3"),
     }
-    assert kubernetes.read_state("Running RUNNING ") == State("RUNNING", "", True)
-    assert kubernetes.read_state("Complete FAILED no image") == State("FAILED", "no image")
+    assert kubernetes.read_state("Running RUNNING ") == JobState("RUNNING", "", True)
+    assert kubernetes.read_state("Complete FAILED no image") == JobState("FAILED", "no image")
 
 
 @pytest.mark.parametrize("name", ["kubernetes", "lsf", "pbs", "slurm"])
@@ -303,7 +363,7 @@ PODS = {
     "more", [{}, {"nodes": 1}, {"time": "1:00:00", "gres": "gpu:2", "namespace": "physics"}]
 )
 def test_a_ray_job_has_the_right_form(more: dict[str, batch.Value]) -> None:
-    manifest = yaml.safe_load(
+    manifest = YAML(typ="safe").load(
         kubernetes.script(replace(JOB, name="My_Run", options={**PODS, **more}))
     )
     jsonschema.validate(manifest, SCHEMA)
@@ -314,7 +374,7 @@ def test_a_ray_job_has_the_right_form(more: dict[str, batch.Value]) -> None:
 
 
 def test_the_schema_refuses_a_misspelt_key() -> None:
-    manifest = yaml.safe_load(kubernetes.script(replace(JOB, options=PODS)))
+    manifest = YAML(typ="safe").load(kubernetes.script(replace(JOB, options=PODS)))
     manifest["spec"]["entryPoint"] = manifest["spec"].pop("entrypoint")
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(manifest, SCHEMA)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import cluster
-from cluster.connection import Cluster
-from cluster.preflight import Facts, differences, facts
+from cluster.connection import RayCluster
+from cluster.preflight import CodeFingerprint, differences, fingerprint
 
 
 def test_backends_are_listed_in_order():
@@ -49,22 +49,22 @@ def test_an_address_where_nothing_answers_fails_at_once():
 
 
 def test_room_is_what_cores_and_memory_allow():
-    rays = Cluster(cpus=4, memory=8e9, nodes=1, alive=lambda: True)
-    assert rays.room(1, None) == 4
-    assert rays.room(0.5, None) == 8
-    assert rays.room(1, 3e9) == 2
-    assert rays.room(8, None) == 0
+    ray_cluster = RayCluster(cpus=4, memory=8e9, nodes=1, alive=lambda: True)
+    assert ray_cluster.capacity(1, None) == 4
+    assert ray_cluster.capacity(0.5, None) == 8
+    assert ray_cluster.capacity(1, 3e9) == 2
+    assert ray_cluster.capacity(8, None) == 0
 
 
 DRIVER = """
 import signal, time, cluster, ray
 handler = lambda *_: None
 signal.signal(signal.SIGTERM, handler)
-with cluster.connect("local", cpus=1) as rays:
+with cluster.connect("local", cpus=1) as ray_cluster:
     assert signal.getsignal(signal.SIGTERM) is handler
     with cluster.connect("local") as same:
-        assert same.cpus == rays.cpus == 1 and same.alive()
-    assert rays.alive()
+        assert same.cpus == ray_cluster.cpus == 1 and same.alive()
+    assert ray_cluster.alive()
     assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")
     print("ready", flush=True)
     time.sleep(120)
@@ -102,8 +102,8 @@ def test_nothing_outlives_a_killed_driver():
 EXISTING = """
 import sys
 import ray, cluster
-with cluster.connect("existing", sys.argv[1]) as rays:
-    assert rays.cpus == 1 and rays.nodes == 1 and rays.alive(), rays
+with cluster.connect("existing", sys.argv[1]) as ray_cluster:
+    assert ray_cluster.cpus == 1 and ray_cluster.nodes == 1 and ray_cluster.alive(), ray_cluster
     print(ray.get(ray.remote(lambda: 6 * 7).remote()))
 """
 HEAD = """
@@ -134,8 +134,8 @@ def test_a_running_ray_is_used_by_its_address():
 
 
 def test_a_process_is_like_itself():
-    driver = facts(["cluster", "simulators", "no_such_package"], ["numpy", "ray"])
-    worker = facts(["cluster", "simulators"], ["numpy", "ray"], loaded=True)
+    driver = fingerprint(["cluster", "simulators", "no_such_package"], ["numpy", "ray"])
+    worker = fingerprint(["cluster", "simulators"], ["numpy", "ray"], loaded=True)
     assert driver.folders["cluster"] == str(Path(cluster.__file__).parent)
     assert "cluster/local.py" in driver.sources
     assert "cluster/preflight.py" in worker.sources
@@ -145,14 +145,16 @@ def test_a_process_is_like_itself():
 
 def test_differences_name_node_place_digests_and_versions():
     file, ours = "simulators/prior.py", {"simulators": "/a/simulators"}
-    driver = Facts("here", ours, {file: "1" * 64, "simulators/slcp.py": "3" * 64}, {"numpy": "2.4"})
+    driver = CodeFingerprint(
+        "here", ours, {file: "1" * 64, "simulators/slcp.py": "3" * 64}, {"numpy": "2.4"}
+    )
     theirs = {"simulators": "/b/simulators"}
-    worker = Facts("there", theirs, {file: "2" * 64}, {"numpy": "2.3"})
+    worker = CodeFingerprint("there", theirs, {file: "2" * 64}, {"numpy": "2.3"})
     code, version = differences(driver, worker)
     assert code.startswith("simulators/prior.py in /b/simulators on there is 222222222222")
     assert "in /a/simulators of the driver on here 111111111111" in code
     assert version == "numpy on there is 2.3, the driver's is 2.4"
-    foreign = Facts("there", theirs, {"simulators/other.py": "2" * 64}, {"numpy": "2.4"})
+    foreign = CodeFingerprint("there", theirs, {"simulators/other.py": "2" * 64}, {"numpy": "2.4"})
     assert "absent" in differences(driver, foreign)[0]
 
 
@@ -160,8 +162,8 @@ CHANGED = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import stranger
-from cluster.preflight import facts
-print(facts(["stranger"], [], loaded=True).sources["stranger/__init__.py"])
+from cluster.preflight import fingerprint
+print(fingerprint(["stranger"], [], loaded=True).sources["stranger/__init__.py"])
 """
 
 

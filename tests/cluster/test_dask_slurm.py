@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.store import Rows, Schema, Spool, Store
+from pipeline.store import Rows, Schema, Spool, Store, Writer, to_numpy
 from tests.cluster.slurm import Slurm
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
@@ -29,8 +29,7 @@ AFTER = """
 """
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_the_documented_text_computes_on_jobs_of_slurm(slurm: Slurm, tmp_path: Path) -> None:
     pytest.importorskip("dask_jobqueue", reason="NO DASK-JOBQUEUE HERE: pip install dask-jobqueue")
     store = _store(tmp_path / "store")
@@ -46,7 +45,7 @@ def test_the_documented_text_computes_on_jobs_of_slurm(slurm: Slurm, tmp_path: P
         env=os.environ | {"PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found, x = np.load(tmp_path / "found.npz"), store.numpy()[2]["x"]
+    found, x = np.load(tmp_path / "found.npz"), to_numpy(store)[2]["x"]
     np.testing.assert_allclose(found["mean"], x.mean(axis=0))
     np.testing.assert_allclose(found["sd"], x.std(axis=0))
     jobs = slurm.run("squeue", "-h", "--states=all", "--format=%j").split()
@@ -56,7 +55,7 @@ def test_the_documented_text_computes_on_jobs_of_slurm(slurm: Slurm, tmp_path: P
 def _store(path: Path, shards: int = 6, rows: int = 500) -> Store:
     store = Store.create(path, {"names": ["a"]}, Schema({"x": ("<f8", (3,))}))
     rng = np.random.default_rng(0)
-    with store.writer() as writer, Spool(writer.spool_directory, "a", store.schema, rows) as spool:
+    with Writer(store) as writer, Spool(writer.spool_directory, "a", store.schema, rows) as spool:
         for ids in np.split(np.arange(shards * rows), shards):
             spool.append(Rows(ids, rng.normal(size=(rows, 1)), {"x": rng.normal(size=(rows, 3))}, {},
                               np.zeros(rows, np.uint8), np.zeros(rows, np.float32)))  # fmt: skip

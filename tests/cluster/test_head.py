@@ -26,10 +26,10 @@ def lose_the_first_raylet():
         time.sleep(0.01)
 
 threading.Thread(target=lose_the_first_raylet, daemon=True).start()
-with {start} as rays:
+with {start} as ray_cluster:
     import ray
-    assert (rays.cpus, rays.nodes) == (1, 1), rays
-    assert rays.alive()
+    assert (ray_cluster.cpus, ray_cluster.nodes) == (1, 1), ray_cluster
+    assert ray_cluster.alive()
     names = [Path("/proc", str(pid), "comm").read_text().strip() for pid in children()]
     assert names.count("gcs_server") == 1, names  # the first try's is gone
     print(ray.get(ray.remote(lambda: 42).remote()))
@@ -44,7 +44,7 @@ def test_a_ray_that_does_not_come_up_is_started_once_more(start: str) -> None:
         capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert done.stdout == "42\n", done.stderr
-    assert done.stderr.count("once more") >= 1
+    assert done.stderr.count("trying again") >= 1
 
 
 def test_tries_are_few_and_the_last_error_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,5 +56,18 @@ def test_tries_are_few_and_the_last_error_is_told(capsys: pytest.CaptureFixture[
     with pytest.raises(ConnectionError, match=r"^third$"):
         again(start)
     assert TRIES == 3
-    assert capsys.readouterr().err.count("once more") == 2
+    assert capsys.readouterr().err.count("trying again") == 2
     assert again(lambda: 7) == 7
+
+
+def test_what_ray_says_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    errors = iter(["\x1b]0;title\x07", "second", "third"])
+
+    def start() -> None:
+        raise ConnectionError(next(errors))
+
+    with pytest.raises(ConnectionError):
+        again(start)
+    said = capsys.readouterr().err
+    assert r"trying again: \x1b]0;title\x07" in said
+    assert "\x1b" not in said

@@ -133,7 +133,8 @@ def test_a_node_with_other_code_is_refused(folder: Path, tmp_path: Path) -> None
     with open(stale / "simulators" / "__init__.py", "a", encoding="utf-8") as file:
         file.write("\n# of last year\n")
     old = {"NODE": "b", "PYTHONPATH": f"{stale}:{ROOT}"}
-    with nodes(HERE | {"NODE": "a"}, old) as (_, address):
+    slow = HERE | {"NODE": "a", "NAP": "5"}  # cannot do all the work before the other comes
+    with nodes(slow, old) as (_, address):
         said, _ = (run := driver(folder, address)).communicate(timeout=300)
     assert run.returncode == 1, said
     assert f"simulators/__init__.py in {stale}/simulators on " in said

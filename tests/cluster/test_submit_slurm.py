@@ -22,8 +22,8 @@ from pipeline.config import Config, build, override, read
 from pipeline.errors import UsageError
 from pipeline.run import Run
 from pipeline.store import Store
-from pipeline.submit import cancel, states, submit
-from pipeline.track import sync
+from pipeline.submit.stage import cancel, states, submit
+from pipeline.track.stage import sync
 from tests.cluster.slurm import Slurm
 
 SIMULATOR = """
@@ -44,7 +44,7 @@ budget: 120
 test: 10
 estimator: {{name: cmpe, arguments: {{width: 32, depth: 1}}}}
 train: {{steps: 200, batch_size: 32, checkpoint_seconds: 0.5}}
-evaluate: {{draws: 50, passes: 2, metrics: [rmse, sbc]}}
+evaluate: {{draws: 50, sampling_steps: 2, metrics: [rmse, sbc]}}
 cluster: {{shared: true, notice: 20}}
 """
 PIPELINE = (sys.executable, "-m", "pipeline")
@@ -105,15 +105,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("local")
     (folder / "noisy.py").write_text(SIMULATOR)
     (folder / "small.yaml").write_text(CONFIG.format(folder=folder))
-    command = [
-        *PIPELINE,
-        "simulate",
-        "-c",
-        str(folder / "small.yaml"),
-        "-o",
-        str(folder / "run"),
-        "--json",
-    ]
+    words = ["-c", str(folder / "small.yaml"), "-o", str(folder / "run"), "--leases", "--json"]
+    command = [*PIPELINE, "simulate", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder / "small.yaml", json.loads(done.stdout)["digest"]
@@ -129,6 +122,15 @@ def until(true: Callable[[], bool], patience: float = PATIENCE) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def test_a_chain_goes_through_all_stages(slurm: Slurm, case: Case) -> None:
+    jobs = case.submit()
+    assert list(jobs) == ["simulate", "train", "evaluate"]
+    for stage, number in jobs.items():
+        assert slurm.wait(number, ENDED) == "COMPLETED", f"{stage}: {case.log()}"
+    assert case.store_digest() == case.digest
+    assert (case.run / "report.html").exists()
 
 
 @pytest.mark.slow
@@ -195,7 +197,7 @@ def test_a_run_is_queued_once(slurm: Slurm, case: Case) -> None:
     assert states(Run(case.run))[0]["state"] == "CANCELLED"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_time_limit_shorter_than_the_work_ends_in_the_same_digest(
     slurm: Slurm, case: Case
 ) -> None:

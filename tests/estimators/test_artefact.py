@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 
 import estimators
 from estimators import artefact, testing
-from estimators.estimator import Problem
+from estimators.description import sealed
+from estimators.problem import InferenceProblem
 
 
 @pytest.fixture
@@ -21,8 +23,11 @@ def saved(tmp_path: Path) -> Path:
 
 
 def edit(path: Path, **changes: object) -> None:
+    """Change a description and seal it again."""
     file = path / "posterior.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    content = {**json.loads(file.read_text()), **changes}
+    del content["checksum"]
+    file.write_bytes(sealed(content))
 
 
 def test_it_comes_back_with_its_description(saved: Path) -> None:
@@ -56,6 +61,26 @@ def test_a_flipped_byte_is_found(saved: Path, place: float) -> None:
         estimators.load(saved)
 
 
+def test_any_changed_byte_of_the_description_is_found(saved: Path) -> None:
+    file = saved / "posterior.json"
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 7):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(estimators.ArtefactError, match=r"posterior\.json: damaged"):
+            estimators.load(saved)
+
+
+def test_a_description_without_a_checksum_is_one_of_format_2(saved: Path) -> None:
+    file = saved / "posterior.json"
+    content = json.loads(file.read_text())
+    del content["checksum"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(estimators.ArtefactError, match="no checksum"):
+        estimators.load(saved)
+    file.write_text(json.dumps({**content, "format": 2}))
+    assert estimators.load(saved).provenance == content["provenance"]
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 2}', "\udcff"])
 def test_a_damaged_description_is_refused(saved: Path, text: str) -> None:
     (saved / "posterior.json").write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -73,7 +98,7 @@ def test_a_missing_file_is_named(saved: Path, tmp_path: Path) -> None:
 
 def test_a_newer_format_says_so(saved: Path) -> None:
     edit(saved, format=99, weights="elsewhere")
-    with pytest.raises(estimators.ArtefactError, match=r"newer.*up to 2"):
+    with pytest.raises(estimators.ArtefactError, match=r"newer.*up to 3"):
         estimators.load(saved)
 
 
@@ -130,9 +155,9 @@ def test_a_write_is_whole_or_not_at_all(
 
 
 def test_only_created_estimators_are_saved(tmp_path: Path) -> None:
-    from estimators.cmpe import CMPE
+    from estimators.cmpe import CMPE, CMPESettings
 
-    nameless = CMPE(Problem(("a",), (0.0,), (1.0,), {"x": (1,)}))
+    nameless = CMPE(InferenceProblem(("a",), (0.0,), (1.0,), {"x": (1,)}), CMPESettings())
     with pytest.raises(ValueError, match="create"):
         estimators.save(tmp_path / "p", nameless, {})
 
@@ -141,3 +166,16 @@ def test_provenance_must_be_json(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         estimators.save(tmp_path / "p", testing.make("cmpe", width=8), {"when": object()})
     assert not list(tmp_path.iterdir())
+
+
+def test_an_artefact_with_former_names_is_read_silently(tmp_path: Path) -> None:
+    path = tmp_path / "posterior"
+    made = testing.make("cmpe", width=8, input_scale=2.5, sampling_steps=3)
+    estimators.save(path, made, {})
+    edit(path, arguments={"width": 8, "gain": 2.5, "steps": 3})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        posterior = estimators.load(path)
+    assert posterior.sampling_steps == 3
+    x = testing.rows(2)[1]
+    assert torch.equal(posterior.sample(x, 5, seed=0), made.posterior().sample(x, 5, seed=0))

@@ -10,7 +10,7 @@ import torch
 
 import estimators
 from estimators import testing
-from estimators.cmpe import CMPE, Stage
+from estimators.cmpe import CMPE, Discretisation
 
 
 def model(**arguments: object) -> CMPE:
@@ -21,40 +21,69 @@ def model(**arguments: object) -> CMPE:
 
 def test_at_the_shortest_time_it_is_the_identity() -> None:
     f, u, context = model(), 10 * torch.randn(64, 2), torch.randn(64, 11)
-    columns = f.columns(torch.full((64,), f.epsilon))
-    assert torch.equal(f.consistency(u, context, columns), u)
+    assert torch.equal(f.consistency_function(u, context, torch.full((64, 1), f.epsilon)), u)
 
 
 def test_elsewhere_it_is_not() -> None:
     f, u, context = model(), torch.randn(64, 2), torch.randn(64, 11)
-    assert not torch.allclose(f.consistency(u, context, f.columns(torch.full((64,), 0.1))), u)
+    assert not torch.allclose(f.consistency_function(u, context, torch.full((64, 1), 0.1)), u)
 
 
-def test_gradient_is_that_of_the_written_loss() -> None:
-    f = model(dropout=0.0)
-    theta, x = (torch.tensor(a).float() if isinstance(a, np.ndarray) else a for a in testing.rows())
-    x = {k: torch.tensor(v).float() for k, v in x.items()}
+def batch(n: int = 256) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    return testing.tensors(*testing.rows(n))
+
+
+def test_loss_and_gradient_are_those_of_the_documented_formula() -> None:
+    f = model(dropout=0.0, sigma=0.7)
+    theta, x = batch()
     torch.manual_seed(5)
-    f.zero_grad()
     loss = f.loss(theta, x, 0.7)
-    loss.backward()
-    ours = [p.grad.clone() for p in f.parameters() if p.grad is not None]
+    ours = torch.autograd.grad(loss, list(f.parameters()))
 
     torch.manual_seed(5)
-    f.zero_grad()
-    u, context = f.transform(theta), f.gain * f.summary(x)
-    stage = f.stage(0.7, u.device)
-    i = stage.draw(len(u))
-    (earlier, later), weight = stage.table[:, i], stage.weights[i]
+    u, context = f.transform(theta), f.summary(x)
+    grid = f.discretisation(0.7, u.device)
+    i = grid.sample_intervals(len(u))
     z = torch.randn_like(u)
-    teacher = f.consistency(u + earlier[:, :1] * z, context, earlier).detach()
-    student = f.consistency(u + later[:, :1] * z, context, later)
-    gap = (student - teacher).square().sum(1)
-    written = (weight * ((gap + f.c**2).sqrt() - f.c)).mean()
-    written.backward()
+
+    def answer(t: torch.Tensor) -> torch.Tensor:
+        s, e, a = 0.7, f.epsilon, f.input_scale
+        noisy, root = u + t * z, (s**2 + t**2).sqrt()
+        output = f.network(a / root * noisy, a * context, f.inputs.features(t[:, 0]))
+        return s**2 / ((t - e) ** 2 + s**2) * noisy + s * (t - e) / root * output
+
+    t, t_next = grid.times[i].split(1, dim=1)
+    gap = (answer(t_next) - answer(t).detach()).square().sum(1)
+    written = (grid.weights[i] * ((gap + f.c**2).sqrt() - f.c)).mean()
     assert torch.allclose(loss, written, rtol=1e-4)
-    for a, p in zip(ours, f.parameters(), strict=True):
-        assert torch.allclose(a, p.grad, rtol=1e-3, atol=1e-6)
+    for a, b in zip(ours, torch.autograd.grad(written, list(f.parameters())), strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("summary", ["identity", "deepset"])
+def test_the_optimised_loss_is_the_plain_one(
+    dropout: float, summary: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    f = model(dropout=dropout, summary=summary, input_scale=2.5, sigma=0.7).train()
+    torch.nn.init.normal_(f.network.last.weight, std=0.1)
+    theta, x = batch(60)
+    values, taken = [], []
+    original = CMPE._fused_loss
+    monkeypatch.setattr(CMPE, "_fused_loss", lambda *given: taken.append(1) or original(*given))
+    before = torch.get_num_threads()
+    for threads in (1, 2):  # the optimisation is for one thread
+        torch.set_num_threads(threads)
+        try:
+            torch.manual_seed(5)
+            loss = f.loss(theta, x, 0.7)
+            values.append([loss, *torch.autograd.grad(3 * loss, list(f.parameters()))])
+        finally:
+            torch.set_num_threads(before)
+    assert len(taken) == 1
+    for fused, plain in zip(*values, strict=True):
+        scale = float(plain.detach().abs().max())
+        torch.testing.assert_close(fused, plain, rtol=1e-5, atol=2e-5 * scale)
 
 
 def test_bfloat16_gives_about_the_same_gradient() -> None:
@@ -85,7 +114,9 @@ def test_grid_is_karras() -> None:
 
 def test_curriculum_doubles_to_its_end() -> None:
     f = model(s0=10, s1=50)
-    intervals = [f.stage(p, torch.device("cpu")).table.shape[1] for p in np.linspace(0, 1, 101)]
+    intervals = [
+        len(f.discretisation(p, torch.device("cpu")).times) for p in np.linspace(0, 1, 101)
+    ]
     assert sorted(set(intervals)) == [10, 20, 40, 50]
     assert intervals == sorted(intervals)
     assert intervals[0] == 10
@@ -94,10 +125,10 @@ def test_curriculum_doubles_to_its_end() -> None:
 
 def test_intervals_follow_the_discretised_normal() -> None:
     f = model(p_mean=-1.0, p_std=1.5)
-    stage, t = Stage(f, 10, torch.device("cpu")), f.grid(10)
+    grid, t = Discretisation(f, 10, torch.device("cpu")), f.grid(10)
     torch.manual_seed(0)
-    earlier = stage.table[0, stage.draw(200_000)]
-    index = torch.searchsorted(t.float(), earlier[:, 0].contiguous() * 1.0001) - 1
+    earlier = grid.times[grid.sample_intervals(200_000), 0]
+    index = torch.searchsorted(t.float(), earlier.contiguous() * 1.0001) - 1
     shares = torch.bincount(index, minlength=10) / 200_000
     edges = [0.5 * math.erf((math.log(v) + 1.0) / (math.sqrt(2) * 1.5)) for v in t.tolist()]
     expected = np.diff(edges) / (edges[-1] - edges[0])
@@ -108,7 +139,7 @@ def test_student_and_teacher_share_the_dropout_mask() -> None:
     f = model(dropout=0.5)
     f.train()
     masks = f.network.masks(64, torch.device("cpu"))
-    v = torch.randn(64, 2), torch.randn(64, 11), torch.randn(64, f.features.width)
+    v = torch.randn(64, 2), torch.randn(64, 11), torch.randn(64, f.inputs.features.width)
     assert torch.equal(f.network(*v, masks), f.network(*v, masks))
     assert not torch.equal(f.network(*v, masks), f.network(*v, f.network.masks(64, masks.device)))
     assert torch.stack([f.network.masks(64, masks.device) for _ in range(200)]).mean().item() == (
@@ -121,15 +152,15 @@ def test_steps_are_a_number_or_times() -> None:
     posterior, x = model(T=8.0).posterior(), testing.rows(2)[1]
     times = posterior.module.times(3)
     assert times[0] == pytest.approx(8.0)
-    same = posterior.sample(x, 5, steps=times, seed=1)
-    assert torch.equal(same, posterior.sample(x, 5, steps=3, seed=1))
-    assert not torch.equal(same, posterior.sample(x, 5, steps=2, seed=1))
+    same = posterior.sample(x, 5, sampling_steps=times, seed=1)
+    assert torch.equal(same, posterior.sample(x, 5, sampling_steps=3, seed=1))
+    assert not torch.equal(same, posterior.sample(x, 5, sampling_steps=2, seed=1))
 
 
 @pytest.mark.parametrize("steps", [0, [], [1.0, 2.0], [100.0], [1.0, 1e-9]])
 def test_bad_steps_are_refused(steps: object) -> None:
     with pytest.raises(ValueError, match="steps"):
-        model().posterior().sample(testing.rows(1)[1], 2, steps=steps)
+        model().posterior().sample(testing.rows(1)[1], 2, sampling_steps=steps)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +192,7 @@ def test_it_learns_a_known_posterior() -> None:
     theta = rng.normal(size=(4096, 1))
     x = {"x": theta + rng.normal(size=theta.shape)}
     torch.manual_seed(0)
-    f = estimators.create("cmpe", theta, x, width=64, gain=1.0)
+    f = estimators.create("cmpe", theta, x, width=64, input_scale=1.0)
     data = torch.tensor(theta).float(), torch.tensor(x["x"]).float()
     optimiser = torch.optim.AdamW(f.parameters(), lr=3e-3, fused=True)
     steps = 1500
@@ -173,6 +204,6 @@ def test_it_learns_a_known_posterior() -> None:
         optimiser.step()
         schedule.step()
     observed = np.array([[-1.5], [0.0], [2.0]])
-    draws = f.posterior().sample({"x": observed}, 4000, steps=4, seed=0)[..., 0].numpy()
+    draws = f.posterior().sample({"x": observed}, 4000, sampling_steps=4, seed=0)[..., 0].numpy()
     assert np.allclose(draws.mean(1), observed[:, 0] / 2, atol=0.12)
     assert np.allclose(draws.std(1), math.sqrt(0.5), atol=0.1)

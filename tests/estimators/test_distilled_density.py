@@ -11,8 +11,9 @@ import torch
 
 import estimators
 from estimators import testing
-from estimators.estimator import Estimator, Problem
+from estimators.estimator import Estimator
 from estimators.posterior import Posterior
+from estimators.problem import InferenceProblem
 
 
 class Known(Estimator):
@@ -21,12 +22,12 @@ class Known(Estimator):
     name = "known"
 
     def __init__(self) -> None:
-        problem = Problem(("a", "b"), (-math.inf,) * 2, (math.inf,) * 2, {"x": (2,)})
+        problem = InferenceProblem(("a", "b"), (-math.inf,) * 2, (math.inf,) * 2, {"x": (2,)})
         super().__init__(problem, bounds="probit", summary="identity", summary_arguments=None)
         self.unused = torch.nn.Parameter(torch.zeros(()))
 
-    def draw(
-        self, context: torch.Tensor, generator: torch.Generator, steps: object
+    def sample_latent(
+        self, context: torch.Tensor, generator: torch.Generator, sampling_steps: object
     ) -> torch.Tensor:
         return context + 0.3 * self.noise(context, generator)
 
@@ -50,7 +51,7 @@ def test_it_is_the_teachers_density(count: int) -> None:
 
 def test_it_takes_bounds_and_can_be_saved(tmp_path: Path) -> None:
     teacher, x = testing.trained("cmpe", width=16).posterior(), testing.rows(1)[1]
-    student = estimators.distil(teacher, x, steps=2, updates=16, arguments={"hidden": [8]})
+    student = estimators.distil(teacher, x, sampling_steps=2, updates=16, arguments={"hidden": [8]})
     draws = student.sample(x, 50, seed=0)
     assert draws.shape == (1, 50, 2)
     assert ((draws >= torch.tensor(testing.LOW)) & (draws <= torch.tensor(testing.HIGH))).all()

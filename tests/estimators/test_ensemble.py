@@ -45,18 +45,23 @@ def test_draws_are_those_of_the_mixture() -> None:
         for member, shift in ((first, -1.0), (second, 1.0)):
             member.network.last.weight.zero_()
             member.network.last.bias.fill_(shift)
-    draws = f.posterior().sample(testing.rows(1)[1], 4000, steps=1, seed=0)[0]
-    alone = [m.posterior().sample(testing.rows(1)[1], 4000, steps=1, seed=0)[0] for m in f.members]
+    draws = f.posterior().sample(testing.rows(1)[1], 4000, sampling_steps=1, seed=0)[0]
+    alone = [
+        m.posterior().sample(testing.rows(1)[1], 4000, sampling_steps=1, seed=0)[0]
+        for m in f.members
+    ]
     halves = sorted(a[:, 0].mean().item() for a in alone)
     assert halves[1] - halves[0] > 0.1
     assert draws[:, 0].mean().item() == pytest.approx(np.mean(halves), abs=0.05)
 
 
 def test_it_takes_its_members_passes_and_bounds() -> None:
-    f = ensemble(member="cmpe", members=2, arguments={"width": 8, "steps": 3, "bounds": "logit"})
-    assert f.posterior().steps == 3
+    f = ensemble(
+        member="cmpe", members=2, arguments={"width": 8, "sampling_steps": 3, "bounds": "logit"}
+    )
+    assert f.posterior().sampling_steps == 3
     assert type(f.transform) is type(f.members[0].transform)
-    assert ensemble(**NSF).posterior().steps is None
+    assert ensemble(**NSF).posterior().sampling_steps is None
 
 
 def test_every_member_has_its_own_summary() -> None:
@@ -81,9 +86,9 @@ def test_members_keep_their_phases_and_learn_from_their_own_examples() -> None:
     assert f.phases[1].replay == f.members[0].phases[1].replay
     torch.manual_seed(0)
     own = [member.examples(*batch) for member in f.members]
-    losses = [member.replayed(part) for member, part in zip(f.members, own, strict=True)]
+    losses = [member.replay_loss(part) for member, part in zip(f.members, own, strict=True)]
     torch.manual_seed(0)
-    assert f.replayed(f.examples(*batch)) == torch.stack(losses).mean()
+    assert f.replay_loss(f.examples(*batch)) == torch.stack(losses).mean()
 
 
 def test_members_without_density_say_so() -> None:

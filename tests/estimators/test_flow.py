@@ -89,9 +89,9 @@ def test_reflection_has_no_density(name: str) -> None:
 @pytest.mark.parametrize("name", ["acf", "nsf", "nsf_autoregressive"])
 def test_there_are_no_passes_to_choose(name: str) -> None:
     posterior = testing.make(name).posterior()
-    assert posterior.steps is None
-    with pytest.raises(ValueError, match=f"steps = 2: .*'{name}' takes a fixed number"):
-        posterior.sample(testing.rows(1)[1], 3, steps=2)
+    assert posterior.sampling_steps is None
+    with pytest.raises(ValueError, match=f"sampling_steps = 2: .*'{name}' takes a fixed number"):
+        posterior.sample(testing.rows(1)[1], 3, sampling_steps=2)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import torch
 
 import estimators
 from estimators import testing
-from estimators.estimator import Problem
-from estimators.fmpe import FMPE, TIMES
+from estimators.fmpe import FMPE, TIMES, FMPESettings
 from estimators.ode import adaptive, euler, midpoint
+from estimators.problem import InferenceProblem
 
 
 class Exact(FMPE):
@@ -41,12 +41,12 @@ class Exact(FMPE):
 def exact(size: int = 2, **arguments: object) -> Exact:
     free = (-math.inf,) * size, (math.inf,) * size
     names = tuple(f"t{i}" for i in range(size))
-    return Exact(Problem(names, *free, {"x": (1,)}), **arguments)
+    return Exact(InferenceProblem(names, *free, {"x": (1,)}), FMPESettings(**arguments))
 
 
 def draws(f: FMPE, n: int, steps: int | Sequence[float] | None = None) -> torch.Tensor:
     with torch.no_grad():
-        return f.draw(torch.zeros(n, 1), torch.Generator().manual_seed(0), steps)
+        return f.sample_latent(torch.zeros(n, 1), torch.Generator().manual_seed(0), steps)
 
 
 @pytest.mark.parametrize(("solver", "each"), [("euler", 1), ("midpoint", 2)])
@@ -92,16 +92,18 @@ def test_exact_velocity_gives_the_exact_density(size: int) -> None:
     """The trace of a multiple of the identity is exact along any direction, too."""
     f = exact(size)
     u = f.mean + torch.randn(50, size)
-    ours = f.density(u, torch.zeros(50, 1))
+    ours = f.log_prob_latent(u, torch.zeros(50, 1))
     theirs = torch.distributions.Normal(f.mean, f.spread).log_prob(u).sum(1)
     assert torch.allclose(ours, theirs, atol=2e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("solver", ["euler", "midpoint", "adaptive"])
 def test_draws_come_with_the_exact_density(solver: str) -> None:
-    f = exact(solver=solver, steps=200)
+    f = exact(solver=solver, sampling_steps=200)
     with torch.no_grad():
-        u, ours = f.draw_with_density(torch.zeros(50, 1), torch.Generator().manual_seed(0), None)
+        u, ours = f.sample_latent_with_log_prob(
+            torch.zeros(50, 1), torch.Generator().manual_seed(0), None
+        )
     theirs = torch.distributions.Normal(f.mean, f.spread).log_prob(u).sum(1)
     assert torch.allclose(ours, theirs, atol=0.12 if solver == "euler" else 2e-3)
 
@@ -152,7 +154,7 @@ def test_a_velocity_that_is_not_finite_ends_the_solver() -> None:
 def test_bad_steps_are_refused(solver: str, steps: object, message: str) -> None:
     posterior = testing.make("fmpe", width=8, solver=solver).posterior()
     with pytest.raises(ValueError, match=message):
-        posterior.sample(testing.rows(1)[1], 2, steps=steps)
+        posterior.sample(testing.rows(1)[1], 2, sampling_steps=steps)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_bad_steps_are_refused(solver: str, steps: object, message: str) -> None
         ("times_arguments", {"exponent": 1.0}, TypeError),
         ("times_arguments", {"std": 0.0}, ValueError),
         ("solver", "heun", LookupError),
-        ("steps", 0, ValueError),
+        ("sampling_steps", 0, ValueError),
         ("sigma_min", -0.1, ValueError),
         ("width", 0, ValueError),
     ],

@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ CASES = {
     "cmpe-deepset": ("cmpe", {"width": 32, "summary": "deepset", "bounds": "logit"}),
     "cmpe_distilled": (
         "cmpe_distilled",
-        {"width": 16, "depth": 1, "members": 2, "dropout": 0.2, "points": 5, "steps": 3},
+        {"width": 16, "depth": 1, "members": 2, "dropout": 0.2, "points": 5, "sampling_steps": 3},
     ),
     "ensemble": (
         "ensemble",
@@ -31,7 +32,7 @@ CASES = {
         {"width": 16, "network": "adaptive_mlp", "solver": "midpoint"},
     ),
     "nsf": ("nsf", {"hidden": [32], "transforms": 2, "bins": 8}),
-    "npse": ("npse", {"width": 16, "depth": 1, "members": 2, "steps": 5}),
+    "npse": ("npse", {"width": 16, "depth": 1, "members": 2, "sampling_steps": 5}),
     "nsf-autoregressive-logit": ("nsf_autoregressive", {"hidden": [32], "bounds": "logit"}),
 }
 
@@ -49,19 +50,19 @@ FAKE = """
             self.spread = torch.nn.Parameter(torch.zeros(problem.size))
 
         def loss(self, theta, x, progress):
-            return -self.density(self.transform(theta), self.summary(x)).mean()
+            return -self.log_prob_latent(self.transform(theta), self.summary(x)).mean()
 
-        def density(self, u, context):
+        def log_prob_latent(self, u, context):
             normal = torch.distributions.Normal(self.mean(context), self.spread.exp())
             return normal.log_prob(u).sum(-1)
 
-        def draw(self, context, generator, steps):
+        def sample_latent(self, context, generator, sampling_steps):
             return self.mean(context) + self.spread.exp() * self.noise(context, generator)
 
 
     class Crooked(Gaussian):
-        def density(self, u, context):
-            return super().density(u, context) + 0.1
+        def log_prob_latent(self, u, context):
+            return super().log_prob_latent(u, context) + 0.1
 
 
     class Stateful(Gaussian):
@@ -87,8 +88,20 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("fake_estimators", None)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("law", testing.LAWS, ids=lambda law: law.__name__)
+IN_ANOTHER_PROCESS = ("cmpe-deepset", "cmpe_distilled", "ensemble", "nsf")
+
+
+def walks() -> Iterator[Any]:
+    """Every case through every law; most cases meet the one that starts another Python in the slow tests."""
+    for law in testing.LAWS:
+        starts_python = law is testing.an_artefact_survives_a_fresh_process
+        for case in CASES:
+            slow = starts_python and case not in IN_ANOTHER_PROCESS
+            marks = [pytest.mark.slow] if slow else []
+            yield pytest.param(case, law, marks=marks, id=f"{law.__name__}-{case}")
+
+
+@pytest.mark.parametrize(("case", "law"), list(walks()))
 def test_law(case: str, law: testing.Callable) -> None:
     name, arguments = CASES[case]
     law(name, **arguments)

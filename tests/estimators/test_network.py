@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from estimators.network import TABLE, free_form_network
-from estimators.network.base import FreeForm, Pair
+from estimators.network.base import FreeForm
+from estimators.network.image import Patches
 from estimators.network.mlp import ResidualMLP
 from estimators.network.time import LogTimeFeatures
 from estimators.summary.deepset import DeepSet
 from estimators.summary.identity import Identity
+from estimators.summary.image import Image
+from estimators.summary.naive_cnn import NaiveCNN
+from estimators.testing import check_summary
 
-SETTINGS = {"adaptive_mlp": {"width": 16}, "mlp": {"width": 16}, "transformer": {"width": 8}}
+SETTINGS = {
+    "adaptive_mlp": {"width": 16},
+    "image_unet": {"width": 8},
+    "mlp": {"width": 16},
+    "naive_mlp": {"width": 16, "time_width": 5},
+    "patch_transformer": {"width": 8, "patch": 2},
+    "transformer": {"width": 8},
+}
+CONTEXT = 9  # an image of 3 x 3, as the parameters
 
 
 def make(name: str, size: int = 9, *, trained: bool = True) -> FreeForm:
     torch.manual_seed(0)
-    network = free_form_network(name, size, 3, 4, SETTINGS.get(name, {"width": 4}))
+    network = free_form_network(name, size, CONTEXT, 4, SETTINGS.get(name, {"width": 4}))
     for parameter in network.parameters() if trained else ():
         torch.nn.init.normal_(parameter, std=0.3)
     return network
@@ -25,7 +39,7 @@ def make(name: str, size: int = 9, *, trained: bool = True) -> FreeForm:
 
 def inputs(rows: int = 5, size: int = 9) -> tuple[torch.Tensor, ...]:
     torch.manual_seed(1)
-    return torch.randn(rows, size), torch.randn(rows, 3), torch.randn(rows, 4)
+    return torch.randn(rows, size), torch.randn(rows, CONTEXT), torch.randn(rows, 4)
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -55,42 +69,8 @@ def test_every_parameter_is_reached(name: str) -> None:
         assert parameter.grad.abs().sum() > 0, key
 
 
-@pytest.mark.parametrize("name", TABLE)
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_contrast_has_the_gradient_of_two_calls(name: str, dropout: float) -> None:
-    if dropout and name in ("transformer", "unet"):
-        pytest.skip("no dropout there")
-    given = {**SETTINGS.get(name, {"width": 4}), **({"dropout": dropout} if dropout else {})}
-    torch.manual_seed(0)
-    network = free_form_network(name, 4, 3, 4, given).double()
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    u, z = torch.randn(2, 5, 4, dtype=torch.float64)
-    context = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    table = torch.randn(2, 6, 8, dtype=torch.float64)
-    pair = Pair(u, z, context, torch.randint(6, (5,)), table, torch.rand(6).double(), 0.3)
-    masks = network.masks(5, u.device)
-    masks = None if masks is None else masks.double()
-    assert (masks is None) == (dropout == 0.0)
-
-    def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
-        return list(torch.autograd.grad(3 * loss, [context, *network.parameters()]))
-
-    def answer(side: int) -> torch.Tensor:
-        t, skip, out, scale, *time = table[side, pair.i].T.unsqueeze(2)
-        noisy = u + t * z
-        return skip * noisy + out * network(scale * noisy, context, torch.cat(time, dim=1), masks)
-
-    distance = ((answer(1) - answer(0).detach()).square().sum(1) + 0.3**2).sqrt() - 0.3
-    expected = (pair.weights[pair.i] * distance).mean()
-    loss = network.contrast(pair, masks)
-    torch.testing.assert_close(loss, expected)
-    for ours, theirs in zip(gradients(loss), gradients(expected), strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
 def test_perceptron_without_layers() -> None:
-    network = ResidualMLP(2, 3, 4, width=8, depth=0)
+    network = ResidualMLP(2, CONTEXT, 4, width=8, depth=0)
     torch.nn.init.normal_(network.last.weight)
     assert network(*inputs(size=2)).shape == (5, 2)
 
@@ -98,9 +78,57 @@ def test_perceptron_without_layers() -> None:
 @pytest.mark.parametrize("shape", [[4, 6], [2, 3, 4], [1, 24], [5, 5], [7, 3]])
 def test_images_of_any_shape(shape: list[int]) -> None:
     size = int(torch.tensor(shape).prod())
-    network = free_form_network("unet", size, 3, 4, {"width": 4, "image": shape})
+    network = free_form_network("unet", size, CONTEXT, 4, {"width": 4, "parameter_shape": shape})
     torch.nn.init.normal_(network.last.weight)
     assert network(*inputs(size=size)).shape == (5, size)
+
+
+@pytest.mark.parametrize("name", ["image_unet", "patch_transformer"])
+@pytest.mark.parametrize("shape", [[4, 6], [2, 3, 4], [1, 24], [5, 5], [7, 3]])
+@pytest.mark.parametrize("seen", [1, 2])
+def test_observed_images_of_any_shape(name: str, shape: list[int], seen: int) -> None:
+    size = math.prod(shape)
+    context = seen * math.prod(shape[-2:])
+    settings = {"width": 8, "patch": 2, "parameter_shape": shape}
+    network = free_form_network(name, size, context, 4, settings)
+    torch.nn.init.normal_(network.last.weight)
+    output = network(torch.randn(5, size), torch.randn(5, context), torch.randn(5, 4))
+    assert output.shape == (5, size)
+
+
+def test_patches_keep_pixels_together() -> None:
+    patches = Patches((2, 3, 4), 2)
+    image = torch.arange(24.0).reshape(1, 24)
+    cut = patches.cut(image)
+    assert cut.shape == (1, 8, 2, 2)
+    assert cut[0, :4, 0, 1].tolist() == [2.0, 3.0, 6.0, 7.0]  # channel 0, rows 0-1, columns 2-3
+    assert torch.equal(patches.join(cut), image)
+
+
+@pytest.mark.parametrize("name", ["image_unet", "patch_transformer"])
+def test_an_observed_pixel_acts_where_it_is(name: str) -> None:
+    torch.manual_seed(0)
+    network = free_form_network(name, 576, 576, 4, {"width": 16, "parameter_shape": [24, 24]})
+    for key, parameter in network.named_parameters():
+        if "attend" not in key:  # what looks at the whole image stays at zero
+            torch.nn.init.normal_(parameter, std=0.1)
+        elif "weight" in key:
+            torch.nn.init.zeros_(parameter)
+    noisy, context, time = torch.randn(1, 576), torch.randn(1, 576), torch.randn(1, 4)
+    context[0, 0].add_(5.0)
+    moved = network(noisy, context, time)
+    context[0, 0].sub_(5.0)
+    change = (network(noisy, context, time) - moved).abs().reshape(24, 24)
+    assert change[:4, :4].max() > 5 * change[-4:, -4:].max()
+
+
+def test_image_networks_do_not_grow_with_the_square_of_the_parameters() -> None:
+    for name in ("image_unet", "patch_transformer", "unet"):
+        small, large = (
+            sum(p.numel() for p in free_form_network(name, s * s, s * s, 32, {}).parameters())
+            for s in (28, 56)
+        )
+        assert large < 4 * small, name
 
 
 def test_unet_of_the_paper_fits_fashion_mnist() -> None:
@@ -116,8 +144,12 @@ def test_unet_of_the_paper_fits_fashion_mnist() -> None:
         ("mlp", {"widht": 3}, TypeError, "'widht'.*did you mean 'width'"),
         ("mlp", {"width": 0}, ValueError, "width"),
         ("unet", {"dropout": 0.1}, TypeError, "dropout"),
-        ("unet", {}, ValueError, "does not hold 7 parameters"),
+        ("unet", {}, ValueError, "7 parameters are no square image"),
+        ("unet", {"parameter_shape": [2, 3]}, ValueError, r"\[2, 3\] does not hold 7"),
         ("unet", {"image": [2, 3]}, ValueError, r"\[2, 3\] does not hold 7"),
+        ("image_unet", {"parameter_shape": [1, 7]}, ValueError, "which 3 numbers are not"),
+        ("patch_transformer", {"parameter_shape": [7, 1]}, ValueError, "summary 'image'"),
+        ("patch_transformer", {"heads": 5}, ValueError, "heads = 5 does not divide width"),
         ("transformer", {"heads": 3}, ValueError, "heads"),
     ],
 )
@@ -152,3 +184,50 @@ def test_deepset_ignores_the_order_of_elements() -> None:
 def test_deepset_refuses_a_number() -> None:
     with pytest.raises(ValueError, match="'a'"):
         DeepSet({"a": ()})
+
+
+def test_image_keeps_the_pixels_of_all_outputs() -> None:
+    summary = Image({"a": (4, 6), "b": (4, 6, 2)})
+    x = {"a": 3 + 2 * torch.randn(50, 4, 6), "b": torch.randn(50, 4, 6, 2)}
+    summary.fit(x)
+    images = summary(x).reshape(50, 3, 4, 6)
+    assert summary.width == 72
+    assert torch.allclose(
+        images[:, 0] * summary.standard.scale[0] + x["a"].mean(), x["a"], atol=1e-5
+    )
+    assert torch.allclose(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(images.std((0, 2, 3)), torch.ones(3), atol=1e-2)
+
+
+def test_image_of_another_size() -> None:
+    summary = Image({"a": (4, 6)}, size=[8, 12])
+    assert summary({"a": torch.ones(2, 4, 6)}).shape == (2, 96)
+    assert torch.allclose(summary({"a": torch.ones(2, 4, 6)}), torch.ones(2, 96))
+
+
+@pytest.mark.parametrize("shapes", [{"a": (4,)}, {"a": (4, 6), "b": (4, 5)}, {"a": ()}])
+def test_image_refuses_what_is_none(shapes: dict) -> None:
+    with pytest.raises(ValueError, match="summary 'image' takes outputs"):
+        Image(shapes)
+
+
+@pytest.mark.parametrize("shapes", [{"a": (28,)}, {"a": (8, 28)}, {"a": (28, 28), "b": (28, 28)}])
+def test_naive_cnn_refuses_what_is_none(shapes: dict) -> None:
+    with pytest.raises(ValueError, match="more than 8 pixels a side"):
+        NaiveCNN(shapes)
+
+
+def test_summary_of_the_paper() -> None:
+    summary = NaiveCNN({"x": (28, 28)})
+    assert [tuple(layer.weight.shape) for layer in summary.layers] == [
+        (64, 1, 3, 3),
+        (64, 64, 3, 3),
+        (128, 64, 3, 3),
+        (128, 128, 3, 3),
+    ]
+    assert summary({"x": torch.randn(2, 28, 28)}).shape == (2, 128)
+
+
+@pytest.mark.parametrize("name", ["image", "naive_cnn"])
+def test_image_summaries_keep_their_contract(name: str) -> None:
+    check_summary(name, {"x": (12, 14, 2)})

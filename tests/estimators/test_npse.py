@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from estimators import testing
-from estimators.npse import NPSE
+from estimators.npse import NPSE, NPSESettings
 
 SPREAD = 0.3
 
@@ -25,7 +25,7 @@ class Exact(NPSE):
 
 def exact(longest: float = 50.0) -> Exact:
     problem = testing.make("npse", width=8, depth=0).problem
-    return Exact(problem, width=8, depth=0, T=longest)
+    return Exact(problem, NPSESettings(width=8, depth=0, T=longest))
 
 
 def carried(z: Tensor, longest: float) -> Tensor:
@@ -48,7 +48,7 @@ def test_the_flow_ends_in_the_known_normal_distribution(longest: float) -> None:
     model = exact(longest)
     z = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
     context = torch.zeros(4000, model.summary.width)
-    draws = model.push(z, context, 40)
+    draws = model.transport(z, context, 40)
     assert torch.allclose(draws, carried(z, model.T), atol=0.01)
 
 
@@ -57,7 +57,7 @@ def test_more_passes_are_closer_to_the_flow() -> None:
     z = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
     context = torch.zeros(500, model.summary.width)
     errors = [
-        float((model.push(z, context, n) - carried(z, model.T)).abs().mean())
+        float((model.transport(z, context, n) - carried(z, model.T)).abs().mean())
         for n in (5, 10, 20, 40)
     ]
     assert np.all(np.diff(errors) < 0)
@@ -68,7 +68,7 @@ def test_each_pass_asks_every_member_once() -> None:
     calls = []
     for network in model.denoisers:  # type: ignore[union-attr]
         network.register_forward_hook(lambda *_: calls.append(1))
-    model.posterior().sample(testing.rows(1)[1], 5, steps=7, seed=0)
+    model.posterior().sample(testing.rows(1)[1], 5, sampling_steps=7, seed=0)
     assert len(calls) == 3 * 7
 
 
@@ -76,4 +76,4 @@ def test_each_pass_asks_every_member_once() -> None:
 def test_bad_times_are_refused(steps: object) -> None:
     posterior = testing.make("npse", width=8, depth=0, members=1).posterior()
     with pytest.raises(ValueError, match="steps"):
-        posterior.sample(testing.rows(1)[1], 5, steps=steps, seed=0)  # type: ignore[arg-type]
+        posterior.sample(testing.rows(1)[1], 5, sampling_steps=steps, seed=0)  # type: ignore[arg-type]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from estimators import testing
 from estimators.consistency import ConsistencyEstimator
-from estimators.estimator import Problem
 from estimators.passes import best_times, energy_score
 from estimators.posterior import Posterior
+from estimators.problem import InferenceProblem
 
 SPREAD, WRONG = 0.3, 2.0
 
@@ -19,13 +19,13 @@ SPREAD, WRONG = 0.3, 2.0
 class Half(ConsistencyEstimator):
     """Right for u ~ N(0, SPREAD^2) up to t = 0.5; beyond, its draws are twice as wide."""
 
-    epsilon, T, rho, steps = 1e-3, 20.0, 7.0, 2
+    epsilon, T, rho, sampling_steps = 1e-3, 20.0, 7.0, 2
 
     def __init__(self, problem: object, *, bounds: str = "reflect", summary: str = "identity"):
         super().__init__(problem, bounds=bounds, summary=summary, summary_arguments=None)  # type: ignore[arg-type]
         self.unused = torch.nn.Parameter(torch.zeros(1))
 
-    def jump(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
+    def consistency_function(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
         exact = noisy * SPREAD / (SPREAD**2 + t.square()).sqrt()
         return exact * (WRONG if float(t) > 0.5 else 1.0)
 
@@ -33,7 +33,7 @@ class Half(ConsistencyEstimator):
 class Thrown(Half):
     """Throws whatever is far out further, as a network may that extrapolates."""
 
-    def jump(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
+    def consistency_function(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
         return torch.where(noisy.abs() > 2, 3 * noisy, noisy)
 
 
@@ -43,7 +43,7 @@ def rows() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return theta, testing.rows(400)[1]
 
 
-def problem() -> Problem:
+def problem() -> InferenceProblem:
     return testing.make("npse", width=8, depth=0).problem
 
 
@@ -90,14 +90,14 @@ def test_no_pass_takes_a_draw_out_of_the_training_range() -> None:
     generator = torch.Generator().manual_seed(0)
     context = torch.zeros(2000, model.summary.width)
     times = [3.0, *torch.linspace(0.5, 0.01, 30).tolist()]
-    free = model.draw(context, generator, times)
+    free = model.sample_latent(context, generator, times)
     assert free.abs().max() > 1e10
     model.standardise(theta, x)
     u = model.transform(theta)
     low, high = u.amin(0), u.amax(0)
     assert torch.equal(model.low, low - (high - low) / 4)
     assert torch.equal(model.high, high + (high - low) / 4)
-    kept = model.draw(context, generator, times)
+    kept = model.sample_latent(context, generator, times)
     assert ((kept >= model.low) & (kept <= model.high)).all()
 
 
@@ -106,8 +106,8 @@ def test_a_parameter_that_a_pass_would_throw_out_keeps_its_value() -> None:
     model.low.fill_(-4.0)
     model.high.fill_(4.0)
     context = torch.zeros(5000, model.summary.width)
-    first = model.draw(context, torch.Generator().manual_seed(1), [1.0])
-    second = model.draw(context, torch.Generator().manual_seed(1), [1.0, 0.01])
+    first = model.sample_latent(context, torch.Generator().manual_seed(1), [1.0])
+    second = model.sample_latent(context, torch.Generator().manual_seed(1), [1.0, 0.01])
     out = first.abs() > 2.1  # thrown to more than 6, by whatever noise of 0.01
     assert out.any(1).sum() > out.all(1).sum() > 0  # alone and together
     assert torch.equal(second[out], first[out])
@@ -121,8 +121,8 @@ def test_a_constant_parameter_does_not_keep_the_others_from_moving() -> None:
     model = Half(problem())
     model.standardise(theta, x)
     context = torch.zeros(500, model.summary.width)
-    first = model.draw(context, torch.Generator().manual_seed(1), [1.0])
-    second = model.draw(context, torch.Generator().manual_seed(1), [1.0, 0.4])
+    first = model.sample_latent(context, torch.Generator().manual_seed(1), [1.0])
+    second = model.sample_latent(context, torch.Generator().manual_seed(1), [1.0, 0.4])
     assert torch.equal(second[:, 1], model.low[1].expand(500))
     assert (second != first)[:, 0].all()
 

@@ -42,8 +42,9 @@ def test_observations_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"counts": np.zeros((2, 3))}, "trace"),
         ({"counts": np.zeros((2, 3)), "trace": np.zeros((2, 4, 3))}, r"valid is \(B, 4, 2\)"),
-        ({"counts": np.zeros((2, 3)), "trace": np.zeros((3, 4, 2))}, "shape"),
-        ({"counts": np.zeros(3), "trace": np.zeros((4, 2))}, "shape"),
+        ({"counts": np.zeros((2, 3)), "trace": np.zeros((3, 4, 2))}, "different numbers"),
+        ({"counts": np.zeros(3), "trace": np.zeros((1, 4, 2))}, r"one observation \(counts\)"),
+        (np.zeros((2, 3)), "give the outputs by name: counts, trace"),
         ({"counts": np.full((1, 3), np.nan), "trace": np.zeros((1, 4, 2))}, "NaN"),
     ],
 )
@@ -59,19 +60,19 @@ def test_wrong_theta() -> None:
 
 
 def test_it_tells_shapes_and_passes() -> None:
-    posterior = testing.make("cmpe", width=8, steps=4).posterior()
+    posterior = testing.make("cmpe", width=8, sampling_steps=4).posterior()
     assert posterior.x_shapes == testing.OUTPUTS
-    assert posterior.steps == 4
-    assert testing.make("nsf", hidden=[8]).posterior().steps is None
+    assert posterior.sampling_steps == 4
+    assert testing.make("nsf", hidden=[8]).posterior().sampling_steps is None
 
 
 def test_large_networks_draw_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows of a pass, times what a row takes, stay below the limit; D of them for a Jacobian."""
-    f = testing.make("fmpe", network="transformer", width=8, steps=2)
+    f = testing.make("fmpe", network="transformer", width=8, sampling_steps=2)
     posterior, x, seen = f.posterior(), testing.rows(3)[1], []
     velocity = f.velocity
     monkeypatch.setattr(f, "velocity", lambda u, *rest: seen.append(len(u)) or velocity(u, *rest))
-    monkeypatch.setattr(module, "FLOATS", 100 * (f.floats + f.summary.width))
+    monkeypatch.setattr(module, "FLOATS", 100 * (f.row_memory + f.summary.width))
     assert posterior.sample(x, 150, seed=0).shape == (3, 150, 2)
     assert set(seen) == {100, 50}
     seen.clear()
@@ -102,8 +103,10 @@ def test_bfloat16_gives_about_the_same_draws() -> None:
 def test_density_of_one_pass_follows_the_transform() -> None:
     """A consistency function that is u = z T / 2 gives theta the density of its prior's transform."""
     f = testing.make("cmpe", width=8, bounds="probit")
-    f.consistency = lambda noisy, context, columns: noisy / f.T  # type: ignore[method-assign]
-    draws, log_prob = f.posterior().sample_with_log_prob(testing.rows(1)[1], 500, steps=1, seed=0)
+    f.consistency_function = lambda noisy, context, t: noisy / f.T  # type: ignore[method-assign]
+    draws, log_prob = f.posterior().sample_with_log_prob(
+        testing.rows(1)[1], 500, sampling_steps=1, seed=0
+    )
     u = f.transform(draws)
     expected = -0.5 * u.square().sum(-1) - np.log(2 * np.pi) + f.transform.log_abs_det(draws)
     assert torch.allclose(log_prob, expected, atol=1e-2)
@@ -119,7 +122,7 @@ def test_many_parameters_have_no_exact_jacobian() -> None:
     theta = np.random.default_rng(0).normal(size=(20, 21))
     f = estimators.create("cmpe", theta, {"x": theta}, width=8)
     with pytest.raises(NotImplementedError, match="Jacobian of 21 parameters; up to 20"):
-        f.posterior().sample_with_log_prob({"x": theta[:1]}, 2, steps=1)
+        f.posterior().sample_with_log_prob({"x": theta[:1]}, 2, sampling_steps=1)
 
 
 def test_negative_count() -> None:
@@ -134,3 +137,12 @@ def test_no_seed_follows_the_global_generator() -> None:
     assert not torch.equal(first, posterior.sample(x, 9))
     torch.manual_seed(4)
     assert torch.equal(first, posterior.sample(x, 9))
+
+
+def test_the_former_name_of_sampling_steps_is_taken_with_a_warning() -> None:
+    posterior, x = testing.make("npse", width=8, members=1).posterior(), testing.rows(2)[1]
+    new = posterior.sample(x, 5, sampling_steps=3, seed=1)
+    with pytest.warns(DeprecationWarning, match="'steps' is deprecated.*'sampling_steps'"):
+        assert torch.equal(posterior.sample(x, 5, steps=3, seed=1), new)
+    with pytest.warns(DeprecationWarning, match="'steps' is deprecated.*'sampling_steps'"):
+        assert posterior.steps == posterior.sampling_steps == 30

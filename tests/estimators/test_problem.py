@@ -26,7 +26,6 @@ X = {"x": THETA.copy()}
         ({"low": [0.0, 3.0], "high": [1.0, 2.0]}, "'theta1': low 3.0 is not below high 2.0"),
         ({"low": [0.0]}, r"low has shape \(1,\); valid is \(2,\)"),
         ({"names": ["a"]}, "1 names .* for 2 parameters"),
-        ({"x": {}}, "no arrays"),
         ({"x": {"x": X["x"][:5]}}, r"x\['x'\] has 5 rows, theta has 10"),
         ({"x": {"x": np.full((10, 1), np.inf)}}, r"x\['x'\] holds NaN, infinity"),
         ({"x": {"x": np.full((10, 1), 1e300)}}, r"what float32 cannot hold"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import estimators
-from estimators import testing
+from estimators import testing, training_range
 from estimators.training_range import TrainingRange
 
 
@@ -74,3 +74,20 @@ def test_a_posterior_warns_and_its_artefact_too(tmp_path: Path) -> None:
             estimators.OutOfRangeWarning, match=r"1 of 3 .*x\['trace'\]\[2, 0\] = 50"
         ):
             posterior.sample(far, 2)
+
+
+@pytest.mark.parametrize("shape", [(50,), (50, 1), (50, 7)])
+def test_the_spread_of_much_is_that_of_little(monkeypatch, shape):
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values.view(-1)[::9] = torch.nan
+    whole = training_range._spread(values)
+    monkeypatch.setattr(training_range, "NUMBERS", 20)
+    torch.testing.assert_close(training_range._spread(values), whole)
+
+
+def test_each_element_of_an_image_is_measured_by_the_whole_image():
+    x = torch.rand(100, 8, 8)
+    x[:, 0, 0] = 1e-6 * x[:, 0, 1]
+    fitted = TrainingRange({"x": (8, 8)})
+    fitted.fit({"x": x})
+    assert torch.equal(fitted.scale, x.std(correction=0).expand(64))

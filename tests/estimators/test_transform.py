@@ -71,6 +71,14 @@ def test_reflection_folds_at_each_wall() -> None:
     assert torch.allclose(transform.inverse(given), expected, atol=1e-6)
 
 
+def test_clipping_sets_draws_to_the_wall() -> None:
+    transform = parameter_transform("clip", LOW, HIGH)
+    given = torch.tensor([[2.5, 0.0, 5.5, 7.0], [-1.5, 0.5, 4.0, -7.0]])
+    expected = torch.tensor([[2.0, 0.1, 5.0, 7.0], [-1.0, 0.5, 4.0, -7.0]])
+    assert torch.allclose(transform.inverse(given), expected)
+    assert not transform.bijective
+
+
 def test_only_bounded_reflection_is_no_bijection() -> None:
     free = torch.full((2,), INF, dtype=torch.float64)
     assert parameter_transform("reflect", -free, free).bijective

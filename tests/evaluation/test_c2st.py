@@ -48,9 +48,9 @@ def test_accuracy_is_near_the_bayes_optimum(shift: float) -> None:
 @pytest.mark.parametrize("dims", [1, 2])
 def test_batch_is_scikit_learn_in_double_precision(dims: int) -> None:
     references, draws = pairs(2, np.array([0.5, 1.5]), n=130, dims=dims)
-    for protocol in (SBIBM, PAPER):
-        single = [c2st(x, y, protocol=protocol) for x, y in zip(references, draws, strict=True)]
-        batch = c2st_batch(references, draws, protocol=protocol, dtype=torch.float64)
+    for definition in (SBIBM, PAPER):
+        single = [c2st(x, y, definition=definition) for x, y in zip(references, draws, strict=True)]
+        batch = c2st_batch(references, draws, definition=definition, dtype=torch.float64)
         assert batch == pytest.approx(single, abs=1e-9)
 
 
@@ -82,7 +82,7 @@ def test_the_paper_scores_a_quarter_once() -> None:
     references, draws = pairs(1, np.array([1.0]), n=100)
     score = c2st_paper(references[0], draws[0])
     assert score * 50 == pytest.approx(round(score * 50))
-    assert c2st_paper_sets(references, draws).definition == PAPER.definition
+    assert c2st_paper_sets(references, draws).definition == PAPER.sentence
 
 
 def test_scores_hold_mean_and_standard_error() -> None:

@@ -11,21 +11,25 @@ import pytest
 
 import evaluation
 
+IMAGES = {n for n in evaluation.TABLE if "image" in n or "pixels" in n}
 
-def arrays() -> dict[str, np.ndarray]:
+
+def arrays(size: int = 2) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {
-        "theta": rng.normal(size=(6, 2)),
-        "draws": rng.normal(size=(6, 40, 2)),
-        "references": rng.normal(size=(6, 30, 2)),
-        "prior": rng.normal(size=(50, 2)),
+        "theta": rng.normal(size=(6, size)),
+        "draws": rng.normal(size=(6, 40, size)),
+        "references": rng.normal(size=(6, 30, size)),
+        "prior": rng.normal(size=(50, size)),
         "seconds": np.array([0.1, 0.2]),
+        "log_prob": rng.normal(size=6),
+        "log_prob_draws": rng.normal(size=(6, 20)),
     }
 
 
 @pytest.mark.parametrize("name", sorted(evaluation.TABLE))
 def test_every_metric_is_a_function_of_arrays_with_a_definition(name: str) -> None:
-    given = arrays()
+    given = arrays(144 if name in IMAGES else 2)
     before = {key: value.copy() for key, value in given.items()}
     metric = evaluation.load(name)
     result = metric(**{key: given[key] for key in evaluation.needs(metric)})
@@ -33,7 +37,7 @@ def test_every_metric_is_a_function_of_arrays_with_a_definition(name: str) -> No
     assert isinstance(values["definition"], str)
     assert "mean" in values or "max" in values
     for key, value in values.items():
-        assert isinstance(value, (str, float, np.ndarray)), key
+        assert isinstance(value, (str, int, float, tuple, np.ndarray)), key
     assert all(np.array_equal(before[key], given[key]) for key in given)
 
 

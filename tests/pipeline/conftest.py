@@ -12,11 +12,11 @@ import pytest
 
 from pipeline import config as configuration
 from pipeline.config import Config, simulator_of
+from pipeline.events import recorder
 from pipeline.run import STREAMS, Run
-from pipeline.simulation.task import Simulation, schema_of
-from pipeline.stages import _log
+from pipeline.simulate.spec import SimulationSpec, schema_of
 from pipeline.stop import Stop
-from pipeline.store import Outcome, Spool, Store
+from pipeline.store import Outcome, Spool, Store, Writer
 
 SIMULATOR = '''
 import numpy as np
@@ -61,7 +61,7 @@ class Finished:
         return configuration.build(configuration.override(self.config.plain(), words))
 
     def log(self, stage: str) -> Any:
-        return _log(self.run, stage)
+        return recorder(self.run, stage)
 
 
 def simulate(config: Config, run: Run) -> None:
@@ -70,15 +70,15 @@ def simulate(config: Config, run: Run) -> None:
     for number, (stream, budget) in enumerate(
         zip(STREAMS, (config.budget, config.test), strict=True)
     ):
-        simulation = Simulation(simulator, config.seed, number, 1, None)
+        simulation = SimulationSpec(simulator, config.seed, number, 1, None)
         rows = [simulation.run(np.array([i])) for i in range(budget)]
         schema = schema_of(next(r for r in rows if r.outcome[0] == Outcome.OK), simulator.ragged)
         identity = {"simulator": simulator.identity(), "stream": stream, "seed": config.seed}
         store = Store.create(run.store(stream), identity, schema)
-        with store.writer() as writer, Spool(writer.spool_directory, "a", schema, 1000) as spool:
+        with Writer(store) as writer, Spool(writer.spool_directory, "a", schema, 1000) as spool:
             for row in rows:
                 spool.append(row)
-        _log(run, "simulate")(
+        recorder(run, "simulate")(
             {
                 **{"event": "simulated", "stream": stream, "budget": budget},
                 **{"counts": store.counts(budget), "seconds": 1.5},
@@ -89,7 +89,7 @@ def simulate(config: Config, run: Run) -> None:
 @pytest.fixture(scope="session")
 def _finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     from pipeline.stages import begin
-    from pipeline.train import train
+    from pipeline.train.stage import train
 
     folder = tmp_path_factory.mktemp("finished")
     (folder / "gaussian.py").write_text(SIMULATOR)
@@ -102,14 +102,14 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             "max_failed": 0.3,
             "estimator": {"name": "cmpe", "arguments": {"width": 32, "depth": 1}},
             "train": {"steps": 150, "threads": 1},
-            "evaluate": {"draws": 60, "passes": 3},
+            "evaluate": {"draws": 60, "sampling_steps": 3},
         }
     )
     run = Run(folder / "run")
     configuration.save(config, run)
-    begin(config, run, "simulate")
+    begin(config, run, "simulate")({"event": "start"})
     simulate(config, run)
-    train(config, run, stop=Stop(), log=begin(config, run, "train"))
+    train(config, run, stop=Stop(), record=begin(config, run, "train"))
     return Finished(run, config)
 
 
@@ -122,13 +122,13 @@ def finished(_finished: Finished, tmp_path: Path) -> Finished:
 
 @pytest.fixture(scope="session")
 def _evaluated(_finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    from pipeline.evaluate import evaluate
-    from pipeline.report import report
+    from pipeline.evaluate.stage import evaluate
+    from pipeline.report.stage import report
 
     path = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(_finished.run.path, path)
     done = Finished(Run(path), _finished.config)
-    evaluate(done.config, done.run, stop=Stop(), log=done.log("evaluate"))
+    evaluate(done.config, done.run, stop=Stop(), record=done.log("evaluate"))
     report(done.run)
     return done
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+
+from pipeline import config as configuration
 
 MODEL = """
 import time
@@ -44,7 +45,8 @@ SMALL = {
     "test": 10,
     "simulate": {"workers": 1},
     "train": {"steps": 60, "batch_size": 32, "validate_every": 30},
-    "evaluate": {"draws": 100, "passes": 2},
+    "evaluate": {"draws": 100, "sampling_steps": 2},
+    "track": {"live": False},  # tests/pipeline/test_track.py tries it
 }
 
 
@@ -64,7 +66,7 @@ def sbiflow(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[st
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     (folder / "model.py").write_text(MODEL)
-    (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    (folder / "small.yaml").write_text(configuration.text(SMALL))
     return folder
 
 
@@ -80,20 +82,18 @@ def shard_bytes(run: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_a_run_ends_with_figures_report_and_ui(finished: Path, project: Path) -> None:
-    done = sbiflow("run", project / "small.yaml", "-o", finished)
+def test_a_run_ends_with_figures_report_and_ui_and_a_repeat_redoes_nothing(
+    finished: Path,
+) -> None:
+    made = [file for folder in ("store", "trainings") for file in (finished / folder).rglob("*")]
+    before = {f: f.stat().st_mtime_ns for f in made if f.is_file() and f.name != "lock"}
+    done = sbiflow("run", "-o", finished)  # a run knows its configuration
+    assert {file: file.stat().st_mtime_ns for file in before} == before
     assert str(finished / "report.html") in done.stdout
     assert f" ui -o {finished}" in done.stdout
     assert "rmse" in done.stdout
     assert (finished / "report.html").stat().st_size > 10_000
     assert (finished / "mlflow.db").exists()
-
-
-def test_a_repeat_redoes_nothing(finished: Path, project: Path) -> None:
-    made = [file for folder in ("store", "trainings") for file in (finished / folder).rglob("*")]
-    before = {f: f.stat().st_mtime_ns for f in made if f.is_file() and f.name != "lock"}
-    sbiflow("run", project / "small.yaml", "-o", finished)
-    assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
 def test_status_counts_and_names_the_digest(finished: Path) -> None:
@@ -111,7 +111,7 @@ def test_status_counts_and_names_the_digest(finished: Path) -> None:
 def test_a_budget_grows_and_shrinks_without_redoing(finished: Path, project: Path) -> None:
     before = shard_bytes(finished)
     half = json.loads(sbiflow("status", "-o", finished, "--json").stdout)["digest"]
-    sbiflow("simulate", "-o", finished, "budget=600")
+    sbiflow("simulate", "-o", finished, "budget=600", "--leases")
     after = shard_bytes(finished)
     assert {file: after[file] for file in before} == before
     values = json.loads(sbiflow("status", "-o", finished, "--json").stdout)
@@ -127,7 +127,6 @@ def test_a_run_that_exists_needs_no_configuration(finished: Path) -> None:
     sbiflow("run", "-o", finished, "max_failed=0.06")
     assert shard_bytes(finished) == before
     assert "max_failed: 0.06" in (finished / "config.yml").read_text()
-    sbiflow("run", "-o", finished, "max_failed=0.05")
 
 
 def test_samples_for_an_observation(finished: Path, project: Path) -> None:
@@ -164,7 +163,8 @@ def test_store_info_verify_export(finished: Path, project: Path) -> None:
 
 def test_a_flipped_byte_is_found_and_mended(project: Path) -> None:
     run = project / "flipped"
-    sbiflow("simulate", "-o", run, "-c", project / "small.yaml", "budget=64", "test=0")
+    words = ("-c", project / "small.yaml", "budget=64", "test=0", "--leases")
+    sbiflow("simulate", "-o", run, *words)
     digest = json.loads(sbiflow("status", "-o", run, "--json").stdout)["digest"]
     victim = max(shard_bytes(run), key=lambda file: file.stat().st_size)
     content = bytearray(victim.read_bytes())
@@ -185,12 +185,12 @@ def test_a_signal_leaves_a_resumable_run(project: Path) -> None:
         stderr=subprocess.PIPE, text=True, cwd=project, env={**os.environ, "PYTHONPATH": os.getcwd()},
     )  # fmt: skip
     shards = run / "store" / "train" / "sessions"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not list(shards.rglob("*.spool")) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 4, errors
     assert "SIGTERM" in errors
     done = json.loads(sbiflow("status", "-o", run, "--json").stdout)["done"]
@@ -201,14 +201,14 @@ def test_a_signal_leaves_a_resumable_run(project: Path) -> None:
 
 def test_failures_are_rows_and_too_many_have_a_code(project: Path) -> None:
     run = project / "fragile"
-    words = ["-c", str(project / "small.yaml"), "name=f", "budget=100", "test=0"]
+    words = ["-c", str(project / "small.yaml"), "name=f", "budget=100", "test=0", "--leases"]
     words += [f"simulator={project}/model.py:fragile"]
     done = sbiflow("simulate", "-o", run, *words, code=3)
     assert "max_failed" in done.stderr
     rows = json.loads(sbiflow("failures", "-o", run, "--json").stdout)
     assert 5 < len(rows) < 40
     assert all(row["theta"]["mu"] < 0.2 and "too small" in row["message"] for row in rows)
-    sbiflow("simulate", "-o", run, "--retry", "failed", "max_failed=0.5")
+    sbiflow("simulate", "-o", run, "--retry", "failed", "max_failed=0.5", "--leases")
 
 
 @pytest.mark.parametrize(
@@ -263,3 +263,12 @@ def test_check_plan_and_list(project: Path) -> None:
     assert json.loads(done.stdout)["streams"]["train"] == {"need": 400, "have": 0, "new": 400}
     assert not (project / "never").exists()
     assert "two_moons" in sbiflow("list", "simulators").stdout.split()
+
+
+def test_an_estimator_that_cannot_take_the_outputs_ends_a_run_at_the_first_ones(
+    project: Path,
+) -> None:
+    words = ["estimator.arguments.width=-3", "budget=100000", f"simulator={project}/model.py:slow"]
+    done = sbiflow("run", project / "small.yaml", *words, "-o", project / "refused", code=2)
+    assert "estimator 'cmpe_distilled': network 'mlp': width = -3" in done.stderr
+    assert not (project / "refused").exists()

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import build, differences, override, read, resolve, save
+from pipeline.config import build, differences, override, read, save
 from pipeline.errors import UsageError
 from pipeline.run import Run
+from pipeline.stages import configure
 
 MINIMAL = {"name": "a", "simulator": "two_moons", "budget": 100}
 
@@ -24,7 +25,7 @@ MINIMAL = {"name": "a", "simulator": "two_moons", "budget": 100}
         (["budget=1.5"], ["'budget'", "1.5"]),
         (["train.learning_rate=[1]"], ["'train.learning_rate'"]),
         (["train.steps=10", "train.epochs=2"], ["steps=10", "epochs=2"]),
-        (["evaluate.passes=0"], ["passes=0", ">= 1"]),
+        (["evaluate.sampling_steps=0"], ["sampling_steps=0", ">= 1"]),
         (["max_failed=2"], ["'max_failed'", "2"]),
         (["seed.deep=1"], ["seed"]),
         (["no equals"], ["key=value"]),
@@ -43,7 +44,7 @@ def test_a_wrong_word_names_the_key(words: list[str], expected: list[str]) -> No
     ("text", "expected"),
     [
         ("name: [", "not valid YAML"),
-        ("name: a\nname: b", "given twice"),
+        ("name: a\nname: b", "duplicate key"),
         ("- 1", "mapping"),
         ("name: \x00", "YAML"),
     ],
@@ -77,7 +78,7 @@ def test_a_simulator_file_is_found_beside_the_configuration(tmp_path: Path) -> N
 
 def test_a_saved_run_is_read_back_equal(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    config = build(override(MINIMAL, ["evaluate.passes=[2,10]", "prior.a.name=uniform"]))
+    config = build(override(MINIMAL, ["evaluate.sampling_steps=[2,10]", "prior.a.name=uniform"]))
     save(config, run)
     assert build(read(run.config)) == config
 
@@ -87,7 +88,7 @@ def made(tmp_path: Path) -> tuple[Run, Path]:
     source = tmp_path / "c.yaml"
     source.write_text("name: a\nsimulator: two_moons\nbudget: 100\n")
     run = Run(tmp_path / "run")
-    save(resolve(run, source), run)
+    save(configure(run, source), run)
     return run, source
 
 
@@ -99,7 +100,7 @@ def test_growth_and_deliberate_changes_continue_a_run(
     made: tuple[Run, Path], words: list[str]
 ) -> None:
     run, source = made
-    assert differences(resolve(run, None, words), resolve(run, source, words)) == {}
+    assert differences(configure(run, None, words), configure(run, source, words)) == {}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_what_identifies_the_simulations_never_changes(
 ) -> None:
     run, _ = made
     with pytest.raises(UsageError, match="another configuration") as error:
-        resolve(run, None, words)
+        configure(run, None, words)
     assert words[0].split("=")[0] in str(error.value)
 
 
@@ -118,7 +119,7 @@ def test_a_silent_change_of_training_is_refused_with_a_diff(made: tuple[Run, Pat
     run, source = made
     source.write_text(source.read_text() + "train: {batch_size: 7}\n")
     with pytest.raises(UsageError, match=r"train\.batch_size: 64 -> 7"):
-        resolve(run, source)
+        configure(run, source)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_an_unknown_name_is_met_with_a_close_one(tmp_path: Path, word: str, expe
     source.write_text("name: a\nsimulator: two_moons\nbudget: 100\n")
     run = Run(tmp_path / "run")
     with pytest.raises(UsageError, match=f"did you mean '{expected}'"):
-        resolve(run, source, [word])
+        configure(run, source, [word])
     assert not run.path.exists()
 
 
@@ -146,6 +147,30 @@ def test_weights_without_quantiles_are_refused_before_anything_is_simulated(tmp_
     source.write_text(f"name: a\nsimulator: two_moons\nprior: {box}\nbudget: 100\n")
     run = Run(tmp_path / "run")
     with pytest.raises(UsageError, match=r"prior_weights=true needs a prior with quantiles"):
-        resolve(run, source, ["train.prior_weights=true"])
+        configure(run, source, ["train.prior_weights=true"])
     assert not run.path.exists()
-    assert resolve(run, source).train.prior_weights is None
+    assert configure(run, source).train.prior_weights is None
+
+
+def test_an_estimator_of_a_former_version_is_taken_with_a_warning(tmp_path: Path) -> None:
+    with pytest.warns(FutureWarning, match="CMPEPaper"):
+        config = configure(Run(tmp_path), MINIMAL, ["estimator.name=cmpe_paper"])
+    assert config.estimator.name == "cmpe_paper"  # the digest of a run made before stays
+
+
+@pytest.mark.parametrize(
+    "text", ["{[1]: 2}", "&a [*a]", "1" * 5000, "{2020-01-01: 1}", "[" * 5000, "'\0'"]
+)
+def test_odd_yaml_is_one_error(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(f"name: a\nsimulator: two_moons\nbudget: 1\nprior: {text}\n")
+    with pytest.raises(UsageError, match=r"odd\.yaml is not valid YAML"):
+        read(file)
+    with pytest.raises(UsageError, match="is not valid YAML"):
+        override({}, [f"prior={text}"])
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "../a", "/a", "a/../../b"])
+def test_a_name_is_plain(name: str) -> None:
+    with pytest.raises(UsageError, match="valid are printable characters"):
+        build({"name": name, "simulator": "two_moons", "budget": 1})

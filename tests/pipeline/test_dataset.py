@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import dataset
-from pipeline.dataset import Order, Resident, Stream, Table, mix, times, validates
 from pipeline.errors import UsageError
-from pipeline.store import Store
+from pipeline.store import import_arrays
+from pipeline.train import dataset
+from pipeline.train.batches import Order, ResidentBatches, StreamedBatches, times
+from pipeline.train.dataset import Table, mix, validates
 
 N, BATCH = 1000, 32
 
@@ -21,7 +22,7 @@ def make_store(path, n=N, shard_bytes=8192, bad=()):
     theta = np.stack([np.arange(n), np.full(n, 7)], axis=1).astype(float)
     x = np.tile(np.arange(n, dtype=np.float64)[:, None], (1, 5))
     x[list(bad)] = np.nan
-    return Store.import_arrays(path, theta, {"x": x}, ("a", "b"), shard_bytes=shard_bytes)
+    return import_arrays(path, theta, {"x": x}, ("a", "b"), shard_bytes=shard_bytes)
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_rows_that_are_not_ok_are_never_seen(tmp_path):
     bad = {3, 77, 500, 998}
     table = Table.of(make_store(tmp_path / "store", bad=bad), N, 0.05)
     assert set(table.train) | set(table.validation) == set(range(N)) - bad
-    seen = ids_of(islice(Stream(table, Order(0, BATCH)), 3 * N // BATCH))
+    seen = ids_of(islice(StreamedBatches(table, Order(0, BATCH)), 3 * N // BATCH))
     assert not bad & set(seen)
 
 
@@ -69,7 +70,7 @@ def test_gather_returns_the_rows_of_sorted_ids(table):
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_streaming_sees_each_row_at_most_once_in_an_epoch(table, world):
-    streams = [Stream(table, Order(5, BATCH, rank, world)) for rank in range(world)]
+    streams = [StreamedBatches(table, Order(5, BATCH, rank, world)) for rank in range(world)]
     assert {stream.steps for stream in streams} == {len(table.train) // BATCH}
     steps = streams[0].steps
     epochs = []
@@ -83,7 +84,7 @@ def test_streaming_sees_each_row_at_most_once_in_an_epoch(table, world):
 
 
 def test_streaming_mixes_rows_of_several_shards(table):
-    stream = Stream(table, Order(5, BATCH))
+    stream = StreamedBatches(table, Order(5, BATCH))
     shard_of = {int(i): k for k, view in enumerate(table.views) for i in view.ids}
     assert len(table.views) >= 4
     for batch in islice(stream, stream.steps):
@@ -93,20 +94,22 @@ def test_streaming_mixes_rows_of_several_shards(table):
 @pytest.mark.parametrize("step", [1, 4, 5, 29, 30, 61])
 def test_streaming_continues_anywhere(table, step):
     order = Order(5, BATCH, 1, 2)
-    whole = [batch.theta for batch in islice(Stream(table, order), 70)]
-    rest = [batch.theta for batch in islice(Stream(table, order).batches(step), 70 - step)]
+    whole = [batch.theta for batch in islice(StreamedBatches(table, order), 70)]
+    rest = [batch.theta for batch in islice(StreamedBatches(table, order).batches(step), 70 - step)]
     assert all(torch.equal(a, b) for a, b in zip(whole[step:], rest, strict=True))
 
 
 def test_batches_in_memory_do_not_depend_on_the_number_of_ranks(table):
     rows = table.gather(table.train)
-    alone = list(islice(Resident(rows, Order(5, BATCH)).batches(7), 60))
-    ranks = [list(islice(Resident(rows, Order(5, BATCH, r, 4)).batches(7), 60)) for r in range(4)]
+    alone = list(islice(ResidentBatches(rows, Order(5, BATCH)).batches(7), 60))
+    ranks = [
+        list(islice(ResidentBatches(rows, Order(5, BATCH, r, 4)).batches(7), 60)) for r in range(4)
+    ]
     for step, batch in enumerate(alone):
         together = torch.cat([rank[step].x["x"] for rank in ranks])
         assert torch.equal(batch.x["x"], together)
     steps = len(table.train) // BATCH
-    epoch = ids_of(islice(Resident(rows, Order(5, BATCH)).batches(steps), steps))
+    epoch = ids_of(islice(ResidentBatches(rows, Order(5, BATCH)).batches(steps), steps))
     assert len(set(epoch)) == steps * BATCH
 
 
@@ -120,12 +123,12 @@ def test_an_epoch_has_weighted_rows_as_often_as_their_weights_say():
 
 
 @pytest.mark.parametrize("world", [1, 2])
-@pytest.mark.parametrize("kind", [Resident, Stream])
+@pytest.mark.parametrize("kind", [ResidentBatches, StreamedBatches])
 def test_weighted_rows_are_seen_as_often_as_their_weights_say(table, kind, world):
     weights = np.random.default_rng(0).uniform(0.5, 1.5, len(table.train))
     weights[:100] = 0  # whole pieces
     weights /= weights.mean()
-    rows = table.gather(table.train) if kind is Resident else table
+    rows = table.gather(table.train) if kind is ResidentBatches else table
     orders = [Order(5, BATCH, rank, world, weights) for rank in range(world)]
     parts = [kind(rows, order) for order in orders]
     steps, epochs = len(table.train) // BATCH, 40
@@ -141,8 +144,8 @@ def test_weighted_rows_are_seen_as_often_as_their_weights_say(table, kind, world
 def test_weighted_streaming_continues_anywhere(table, step):
     weights = np.random.default_rng(1).uniform(0, 2, len(table.train))
     order = Order(5, BATCH, 1, 2, weights)
-    whole = [batch.theta for batch in islice(Stream(table, order), 70)]
-    rest = [batch.theta for batch in islice(Stream(table, order).batches(step), 70 - step)]
+    whole = [batch.theta for batch in islice(StreamedBatches(table, order), 70)]
+    rest = [batch.theta for batch in islice(StreamedBatches(table, order).batches(step), 70 - step)]
     assert all(torch.equal(a, b) for a, b in zip(whole[step:], rest, strict=True))
 
 
@@ -150,7 +153,7 @@ def test_ragged_outputs_are_padded_to_the_longest_of_the_budget_with_a_mask(tmp_
     lengths = np.array([2, 4, 3, 1, 6, 0])
     x = np.where(np.arange(6) < lengths[:, None], 1.0 + np.arange(6), 0.0)
     theta = np.arange(6.0)[:, None]
-    store = Store.import_arrays(
+    store = import_arrays(
         tmp_path / "s", theta, {"x": x}, ("a",), lengths={"x": lengths}, shard_bytes=1024
     )
     rows = Table.of(store, 4, 0.0).gather(np.arange(4))
@@ -165,4 +168,4 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path):
         Table.of(nothing, 5, 0.05)
     theta, x = np.zeros((4, 1)), np.ones((4, 2), np.complex64)
     with pytest.raises(UsageError, match="'x' is complex"):
-        Table.of(Store.import_arrays(tmp_path / "b", theta, {"x": x}, ("a",)), 4, 0.05)
+        Table.of(import_arrays(tmp_path / "b", theta, {"x": x}, ("a",)), 4, 0.05)

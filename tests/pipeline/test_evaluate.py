@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,15 @@ import torch
 import evaluation
 from estimators import Posterior
 from evaluation.journal import Journal
-from pipeline.errors import PipelineError, Stopped, UsageError
-from pipeline.evaluate import evaluate, numbers
+from pipeline import results
+from pipeline.errors import DamagedError, PipelineError, Stopped, UsageError
+from pipeline.evaluate import work
+from pipeline.evaluate.metric import numbers
+from pipeline.evaluate.stage import evaluate
+from pipeline.files import read_document
+from pipeline.results import latest_training
 from pipeline.stop import Stop
+from pipeline.store.chunks import ChunkedArray
 
 
 def run_stage(done: Any, *words: str, **extra: Any) -> dict[str, Any]:
@@ -28,7 +35,7 @@ def test_numbers_and_how_they_were_measured(evaluated: Any) -> None:
     assert 0.5 < c2st["mean"] < 1
     assert c2st["mean"] == pytest.approx(np.mean(c2st["values"]))
     assert c2st["sem"] == pytest.approx(np.std(c2st["values"], ddof=1) / np.sqrt(c2st["n"]))
-    assert (c2st["draws"], c2st["passes"], c2st["reference"]) == (60, 3, "exact")
+    assert (c2st["draws"], c2st["sampling_steps"], c2st["reference"]) == (60, 3, "exact")
     assert c2st["n"] == result["failed_share"]["test"]["ok"] < 30
     assert c2st["definition"].startswith("sbibm")
     assert set(result["metrics"]) == {"c2st", "mmd", "rmse", "sbc", "ece", "seconds"}
@@ -36,14 +43,14 @@ def test_numbers_and_how_they_were_measured(evaluated: Any) -> None:
     assert ece["null_band"][0] < ece["null_band"][1]
     assert result["metrics"]["seconds"]["mean"] > 0
     assert result["failed_share"]["train"]["share"] > 0.02
-    assert result["posterior"]["key"] == evaluated.run.latest
+    assert result["posterior"]["key"] == latest_training(evaluated.run)
     assert len(result["posterior"]["digest"]) == 64
 
 
 def test_what_is_written_is_what_was_measured(finished: Any) -> None:
     result = run_stage(finished)
-    folder = finished.run.training(finished.run.latest) / "evaluation"
-    assert json.loads((folder / "metrics.json").read_text()) == result
+    folder = finished.run.training(latest_training(finished.run)) / "evaluation"
+    assert read_document(folder / "metrics.json") == result
     with np.load(folder / "draws.npz") as arrays:
         metric = evaluation.load("rmse")
         again = metric(arrays["theta"], arrays["draws_3"].astype(float))
@@ -55,7 +62,7 @@ def test_what_is_written_is_what_was_measured(finished: Any) -> None:
 
 def test_the_reference_itself_would_be_perfect(finished: Any) -> None:
     run_stage(finished, "evaluate.draws=300", "evaluate.metrics=[mmd]")
-    folder = finished.run.training(finished.run.latest) / "evaluation"
+    folder = finished.run.training(latest_training(finished.run)) / "evaluation"
     with np.load(folder / "draws.npz") as arrays:
         theta, references = arrays["theta"], arrays["references"]
     # dropping failed simulations cuts the prior, so only the middle is exactly calibrated
@@ -64,14 +71,14 @@ def test_the_reference_itself_would_be_perfect(finished: Any) -> None:
 
 
 def test_a_repeat_does_nothing_and_another_setting_measures_again(evaluated: Any) -> None:
-    first = run_stage(evaluated, log=evaluated.log("evaluate"))
-    path = evaluated.run.training(evaluated.run.latest) / "evaluation" / "metrics.json"
+    first = run_stage(evaluated, record=evaluated.log("evaluate"))
+    path = evaluated.run.training(latest_training(evaluated.run)) / "evaluation" / "metrics.json"
     before = path.stat().st_mtime_ns
-    assert run_stage(evaluated, log=evaluated.log("evaluate")) == first
+    assert run_stage(evaluated, record=evaluated.log("evaluate")) == first
     assert path.stat().st_mtime_ns == before
     told = [e for e in Journal(evaluated.run.journal).read() if e.get("event") == "evaluated"]
     assert len(told) == 1
-    assert told[0]["passes"]["3"] == numbers(first["metrics"])
+    assert told[0]["sampling_steps"]["3"] == numbers(first["metrics"])
     other = run_stage(evaluated, "evaluate.seed=1")
     assert other["settings"]["seed"] == 1
     assert other["metrics"]["rmse"]["mean"] != first["metrics"]["rmse"]["mean"]
@@ -79,7 +86,7 @@ def test_a_repeat_does_nothing_and_another_setting_measures_again(evaluated: Any
 
 def test_equal_settings_give_equal_numbers(evaluated: Any) -> None:
     first = run_stage(evaluated)
-    path = evaluated.run.training(evaluated.run.latest) / "evaluation" / "metrics.json"
+    path = evaluated.run.training(latest_training(evaluated.run)) / "evaluation" / "metrics.json"
     path.unlink()
     again = run_stage(evaluated)
     for result in (first, again):
@@ -98,10 +105,10 @@ def test_references_are_kept_and_serve_again(finished: Any) -> None:
     assert len(list((finished.run.path / "references").iterdir())) == 2
 
 
-def test_several_passes(finished: Any) -> None:
-    result = run_stage(finished, "evaluate.passes=[2, 5]", "evaluate.metrics=[rmse, mmd]")
-    assert result["metrics"]["mmd"]["passes"] == 2
-    assert [one["passes"] for one in result["sweep"]] == [5]
+def test_several_numbers_of_sampling_steps(finished: Any) -> None:
+    result = run_stage(finished, "evaluate.sampling_steps=[2, 5]", "evaluate.metrics=[rmse, mmd]")
+    assert result["metrics"]["mmd"]["sampling_steps"] == 2
+    assert [one["sampling_steps"] for one in result["sweep"]] == [5]
     assert result["sweep"][0]["metrics"]["mmd"]["mean"] != result["metrics"]["mmd"]["mean"]
 
 
@@ -138,18 +145,18 @@ def test_without_a_reference_the_others_are_measured(finished: Any) -> None:
     assert result["settings"]["reference"] is None
 
 
-def test_an_estimator_without_a_choice_of_passes(finished: Any) -> None:
-    from pipeline.train import train
+def test_an_estimator_without_a_choice_of_sampling_steps(finished: Any) -> None:
+    from pipeline.train.stage import train
 
     config = finished.configure("estimator={name: nsf}", "train.steps=5", "evaluate.metrics=[rmse]")
     train(config, finished.run, stop=Stop())
     result = evaluate(config, finished.run, stop=Stop())
     assert result["posterior"]["estimator"] == "nsf"
-    assert result["metrics"]["rmse"]["passes"] is None
+    assert result["metrics"]["rmse"]["sampling_steps"] is None
 
 
 def test_an_older_training_can_be_named(finished: Any) -> None:
-    key = finished.run.latest
+    key = latest_training(finished.run)
     finished.run.write_latest("another")
     assert run_stage(finished, "evaluate.metrics=[rmse]", key=key)["posterior"]["key"] == key
 
@@ -166,7 +173,7 @@ def test_an_older_training_can_be_named(finished: Any) -> None:
 def test_bad_settings_are_named(finished: Any, word: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         run_stage(finished, word)
-    folder = finished.run.training(finished.run.latest) / "evaluation"
+    folder = finished.run.training(latest_training(finished.run)) / "evaluation"
     assert not folder.exists()
 
 
@@ -175,7 +182,7 @@ def test_a_stop_leaves_nothing_half(finished: Any) -> None:
     stop.request("SIGTERM")
     with pytest.raises(Stopped):
         evaluate(finished.config, finished.run, stop=stop)
-    assert not (finished.run.training(finished.run.latest) / "evaluation").exists()
+    assert not (finished.run.training(latest_training(finished.run)) / "evaluation").exists()
 
 
 class StopWhenThere(Stop):
@@ -191,19 +198,20 @@ class StopWhenThere(Stop):
 
 
 def test_a_repeat_takes_up_the_draws_that_were_finished(finished: Any) -> None:
-    words = ["evaluate.passes=[2, 5]", "evaluate.metrics=[rmse, seconds]"]
-    folder = finished.run.training(finished.run.latest) / "evaluation"
-    kept = folder / "drawn_2.npz"
+    words = ["evaluate.sampling_steps=[2, 5]", "evaluate.metrics=[rmse, seconds]"]
+    folder = finished.run.training(latest_training(finished.run)) / "evaluation"
+    kept = folder / "blocks" / "drawn_2_0.npz"
     with pytest.raises(Stopped):
         evaluate(finished.configure(*words), finished.run, stop=StopWhenThere(kept))
-    assert [path.name for path in folder.iterdir()] == ["drawn_2.npz"]
+    assert [path.name for path in kept.parent.iterdir()] == ["drawn_2_0.npz"]
     with np.load(kept) as file:
         seconds, draws = file["seconds"], file["draws"]
     resumed = run_stage(finished, *words)
-    assert resumed["metrics"]["seconds"]["mean"] == pytest.approx(seconds.mean())
+    lowest = resumed["metrics"]["seconds"]["min"]
+    assert lowest <= seconds * (1 + 1e-12)
     with np.load(folder / "draws.npz") as file:
-        assert np.array_equal(file["draws_2"], draws)
-    assert not list(folder.glob("drawn_*"))
+        assert np.array_equal(file["draws_2"][: len(draws)], draws)
+    assert not kept.parent.exists()
 
     (folder / "metrics.json").unlink()
     whole = run_stage(finished, *words)
@@ -220,3 +228,71 @@ def test_a_reference_that_fails_names_the_simulation(finished: Any) -> None:
     broken.write_text(text)
     with pytest.raises(PipelineError, match=r"'exact' for test simulation \d+: no draws"):
         run_stage(finished, f"simulator.name={broken}:gaussian")
+
+
+def test_the_weights_are_read_once(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = finished.run.training(latest_training(finished.run)) / "posterior"
+    for path in folder.iterdir():
+        os.utime(path, (1e9, 1e9))
+    read, readings = results.read_posterior, []
+
+    def counted(path: Path) -> Any:
+        readings.append(path)
+        return read(path)
+
+    monkeypatch.setattr(results, "read_posterior", counted)
+    run_stage(finished, "evaluate.metrics=[rmse]")
+    run_stage(finished, "evaluate.metrics=[rmse]")  # finds it done
+    assert readings == [folder] * 2  # once for each posterior that is loaded
+
+
+@pytest.mark.slow
+def test_the_numbers_are_the_same_for_any_number_of_workers_and_after_kills(
+    finished: Any, tmp_path: Path
+) -> None:
+    words = ["evaluate.metrics=[c2st, mmd, rmse, tarp, crps, log_prob]", "evaluate.draws=40"]
+    alone = run_stage(finished, *words, "evaluate.workers=1")
+    folder = finished.run.training(latest_training(finished.run)) / "evaluation"
+    with np.load(folder / "draws.npz") as file:
+        drawn = file["draws_3"]
+    (folder / "metrics.json").unlink()
+    stop = StopWhenThere(folder / "blocks" / "c2st_3_0.npz")
+    with pytest.raises(Stopped):
+        evaluate(finished.configure(*words, "evaluate.workers=2"), finished.run, stop=stop)
+    left = len(list((folder / "blocks").iterdir()))
+    assert 3 <= left < 9
+    together = run_stage(finished, *words, "evaluate.workers=2")
+    assert together["metrics"] == alone["metrics"]
+    with np.load(folder / "draws.npz") as file:
+        np.testing.assert_array_equal(file["draws_3"], drawn)
+    assert "has no density" in alone["metrics"]["log_prob"]["note"]
+    assert alone["metrics"]["tarp"]["null_band"][1] > 0
+
+
+def test_draws_of_a_large_evaluation_are_kept_in_chunks_with_equal_numbers(
+    finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evaluate.metrics=[rmse, nrmse, r2, sbc, ece, coverage_joint, mmd, crps, tarp]"]
+    words += ["evaluate.draws=30", "evaluate.workers=1"]
+    small = run_stage(finished, *words)["metrics"]
+    folder = finished.run.training(latest_training(finished.run)) / "evaluation"
+    with np.load(folder / "draws.npz") as file:
+        drawn = file["draws_3"]
+    shutil.rmtree(folder)
+    monkeypatch.setattr(work, "LARGE", 0)
+    monkeypatch.setattr(work, "SHARE", 0)
+    monkeypatch.setattr(work, "SHOWN", 10)
+    large = run_stage(finished, *words)["metrics"]
+    assert "needs all draws in memory" in large.pop("tarp")["note"]
+    assert large == {name: value for name, value in small.items() if name != "tarp"}
+    view = ChunkedArray(folder / "draws_3.zarr").view("test set", "draw", "parameter")
+    assert view.chunks is not None
+    np.testing.assert_array_equal(view.sel({"draw": slice(5)}).to_numpy(), drawn[:, :5])
+    with np.load(folder / "draws.npz") as file:
+        np.testing.assert_array_equal(file["draws_3"], drawn[:, :10])
+
+    chunk = next((folder / "draws_3.zarr").rglob("c/*/0/0"))
+    chunk.write_bytes(chunk.read_bytes()[:-40] + bytes(40))
+    start = 10 * int(chunk.parts[-3])
+    with pytest.raises(DamagedError):
+        ChunkedArray(folder / "draws_3.zarr").read(start, 10, "0" * 64)

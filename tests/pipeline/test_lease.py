@@ -15,19 +15,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import simulators
 from pipeline import config as configuration
 from pipeline.config import Config
-from pipeline.errors import LockedError, PipelineError, Stopped, TooManyFailed, UsageError
-from pipeline.leases.campaign import Campaign
-from pipeline.leases.lease import Board, Holder, Lost
-from pipeline.leases.member import Member
-from pipeline.leases.plan import Plan
-from pipeline.leases.stage import simulate
+from pipeline.config.schema import SimulateConfig
+from pipeline.errors import (
+    DamagedError,
+    LockedError,
+    PipelineError,
+    Stopped,
+    TooManyFailed,
+    UsageError,
+)
 from pipeline.run import Run
-from pipeline.simulate import identity, simulation_of
-from pipeline.simulation.task import schema_of
+from pipeline.simulate.leases.lease import LeaseHolder, LeaseLost, LeaseTable
+from pipeline.simulate.leases.plan import BlockPlan
+from pipeline.simulate.leases.shared_budget import SharedBudget
+from pipeline.simulate.leases.shared_writer import SharedWriter
+from pipeline.simulate.leases.stage import simulate
+from pipeline.simulate.setup import identity, spec_of
+from pipeline.simulate.spec import schema_of
 from pipeline.stop import Stop
-from pipeline.store import Outcome, Rows, Schema, Spool, Store
+from pipeline.store import Outcome, Rows, Schema, Spool, Store, Writer, verify
+from pipeline.store.ranges import Ranges
 
 SIMULATOR = """
 import ctypes, os, signal, time
@@ -60,13 +70,13 @@ def block(a, rng):
 
 
 def test_a_name_has_one_holder(tmp_path: Path) -> None:
-    with Holder(tmp_path, 60, "one") as one, Holder(tmp_path, 60, "two") as two:
+    with LeaseHolder(tmp_path, 60, "one") as one, LeaseHolder(tmp_path, 60, "two") as two:
         assert one.take("7")
         assert not one.take("7")
         assert not two.take("7")
         assert not list(two.expired([("7", 0)]))
         one.done("7")
-        assert two.look() == ({}, {"7"})
+        assert two.read() == ({}, {"7"})
         assert not two.take("7")
 
 
@@ -75,7 +85,7 @@ def test_of_many_who_want_a_name_at_once_one_gets_it(tmp_path: Path) -> None:
     gate = threading.Barrier(16)
 
     def grab(name: str) -> None:
-        with Holder(tmp_path, 60, name) as holder:
+        with LeaseHolder(tmp_path, 60, name) as holder:
             gate.wait()
             won.extend(lease for lease in map(str, range(50)) if holder.take(lease))
             gate.wait()
@@ -89,11 +99,11 @@ def test_of_many_who_want_a_name_at_once_one_gets_it(tmp_path: Path) -> None:
 
 
 def test_a_lease_lives_as_long_as_its_card_is_touched(tmp_path: Path) -> None:
-    with Holder(tmp_path, 1.0, "alive") as alive:
+    with LeaseHolder(tmp_path, 2.0, "alive") as alive:
         alive.take("0")
-        time.sleep(1.6)
-        assert not list(Board(tmp_path, 1.0).expired([("0", 0)]))
-        assert Board(tmp_path, 1.0).living() == ["alive"]
+        time.sleep(2.5)
+        assert not list(LeaseTable(tmp_path, 2.0).expired([("0", 0)]))
+        assert LeaseTable(tmp_path, 2.0).living() == ["alive"]
 
 
 @pytest.mark.parametrize("skew", [-60.0, 60.0])
@@ -102,27 +112,27 @@ def test_no_local_clock_counts(
 ) -> None:
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + skew)
-    with Holder(tmp_path, 1.0, "one") as one:
+    with LeaseHolder(tmp_path, 9.0, "one") as one:
         one.take("0")
-        assert not list(Board(tmp_path, 1.0).expired([("0", 0)]))
-        _die(one, age=1.1)
-        assert list(Board(tmp_path, 1.0).expired([("0", 0)])) == [("0", "one")]
+        assert not list(LeaseTable(tmp_path, 9.0).expired([("0", 0)]))
+        _die(one, age=9.1)
+        assert list(LeaseTable(tmp_path, 9.0).expired([("0", 0)])) == [("0", "one")]
 
 
 def test_a_minute_of_skew_in_the_cards_is_borne_by_the_default_term(tmp_path: Path) -> None:
-    term = configuration.Simulate().term
-    with Holder(tmp_path, term, "one") as one:
+    term = SimulateConfig().term
+    with LeaseHolder(tmp_path, term, "one") as one:
         one.take("0")
         for age in (-60.0, 60.0):
             _die(one, age)  # alive, on a node whose clock stamps its files and is wrong
-            assert not list(Board(tmp_path, term).expired([("0", 0)]))
+            assert not list(LeaseTable(tmp_path, term).expired([("0", 0)]))
 
 
 def test_a_takeover_is_won_once_and_not_undone(tmp_path: Path) -> None:
-    with Holder(tmp_path, 5.0, "dead") as dead, Holder(tmp_path, 5.0, "a") as a:
+    with LeaseHolder(tmp_path, 5.0, "dead") as dead, LeaseHolder(tmp_path, 5.0, "a") as a:
         dead.take("3")
         _die(dead, age=9.0)
-        with Holder(tmp_path, 5.0, "b") as b:
+        with LeaseHolder(tmp_path, 5.0, "b") as b:
             (found,) = b.expired([("3", 0)])
             assert found == ("3", "dead")
             assert a.take("3", 1)
@@ -131,31 +141,41 @@ def test_a_takeover_is_won_once_and_not_undone(tmp_path: Path) -> None:
 
 
 def test_leaving_frees_what_is_not_done_at_once(tmp_path: Path) -> None:
-    with Holder(tmp_path, 3600.0, "one") as one:
+    with LeaseHolder(tmp_path, 3600.0, "one") as one:
         one.take("0")
         one.take("1")
         one.done("1")
-    board = Board(tmp_path, 3600.0)
-    assert list(board.expired([("0", 0)])) == [("0", "one")]
-    assert board.look() == ({"0": 0}, {"1"})
+    lease_table = LeaseTable(tmp_path, 3600.0)
+    assert list(lease_table.expired([("0", 0)])) == [("0", "one")]
+    assert lease_table.read() == ({"0": 0}, {"1"})
 
 
 def test_a_process_that_lost_its_folder_learns_it(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    with Holder(tmp_path, 1.0, "one", home) as one:
+    with LeaseHolder(tmp_path, 1.0, "one", home) as one:
         one.check()
         home.rename(tmp_path / "taken")
-        with pytest.raises(Lost, match=r"silent for more than 1 s"):
+        with pytest.raises(LeaseLost, match=r"silent for more than 1 s"):
             _until(lambda: bool(one.check()))
 
 
+def test_a_damaged_card_names_no_file_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "a.card").write_bytes(b"../\x00\xff\xfe/..")
+    (name,) = LeaseTable(tmp_path, 60.0).living()
+    assert (tmp_path / name).parent == tmp_path
+    assert not (tmp_path / name).exists()
+
+
 def test_where_the_folder_is_gone_nothing_is_expired_and_nobody_lives(tmp_path: Path) -> None:
-    board = Board(tmp_path / "gone", 1.0)
-    assert board.look() == ({}, set())
-    assert not list(board.expired([("000000", 0), ("finish", 0)]))
-    assert board.living() == []
-    with pytest.raises(Lost, match="all is done"), Holder(board.folder, 1.0, "late"):
+    lease_table = LeaseTable(tmp_path / "gone", 1.0)
+    assert lease_table.read() == ({}, set())
+    assert not list(lease_table.expired([("000000", 0), ("finish", 0)]))
+    assert lease_table.living() == []
+    with (
+        pytest.raises(LeaseLost, match="budget is complete"),
+        LeaseHolder(lease_table.folder, 1.0, "late"),
+    ):
         pass
 
 
@@ -165,8 +185,8 @@ def test_where_the_folder_is_gone_nothing_is_expired_and_nobody_lives(tmp_path: 
 @pytest.mark.parametrize("key", [1, 10])
 def test_a_plan_cuts_every_id_into_one_block_and_keeps_keys_whole(tmp_path: Path, key: int) -> None:
     ids = np.setdiff1d(np.arange(500), [3, 77, *range(200, 260)])
-    Plan.of(ids, key, 40).write(tmp_path / "plan.json", "abc")
-    plan = Plan.read(tmp_path / "plan.json", "abc")
+    BlockPlan.of(Ranges.of(ids), key, 40).write(tmp_path / "plan.json", "abc")
+    plan = BlockPlan.read(tmp_path / "plan.json", "abc")
     blocks = [plan.block(k) for k in range(len(plan))]
     assert len(plan) == 40
     assert np.array_equal(np.concatenate(blocks), ids)
@@ -176,18 +196,33 @@ def test_a_plan_cuts_every_id_into_one_block_and_keeps_keys_whole(tmp_path: Path
 
 
 def test_a_plan_of_few_ids_or_none(tmp_path: Path) -> None:
-    assert [len(Plan.of(np.arange(n), 1, 8)) for n in (0, 1, 5, 8, 9)] == [0, 1, 5, 8, 8]
-    Plan.of(np.arange(0), 1, 8).write(tmp_path / "plan.json", "")
-    assert len(Plan.read(tmp_path / "plan.json", "").ids) == 0
+    assert [len(BlockPlan.of(Ranges.of(np.arange(n)), 1, 8)) for n in (0, 1, 5, 8, 9)] == [
+        0,
+        1,
+        5,
+        8,
+        8,
+    ]
+    BlockPlan.of(Ranges.of(np.arange(0)), 1, 8).write(tmp_path / "plan.json", "")
+    assert len(BlockPlan.read(tmp_path / "plan.json", "").ids) == 0
 
 
 def test_another_code_is_refused(tmp_path: Path) -> None:
-    Plan.of(np.arange(3), 1, 3).write(tmp_path / "plan.json", "abc")
-    with pytest.raises(PipelineError, match=r"simulator's source is another"):
-        Plan.read(tmp_path / "plan.json", "abd")
+    BlockPlan.of(Ranges.of(np.arange(3)), 1, 3).write(tmp_path / "plan.json", "abc")
+    with pytest.raises(PipelineError, match=r"simulator's source differs"):
+        BlockPlan.read(tmp_path / "plan.json", "abd")
 
 
-# --- members ---------------------------------------------------------------------------------------
+def test_a_plan_with_a_changed_byte_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    BlockPlan.of(Ranges.of(np.arange(9)), 1, 3).write(path, "abc")
+    text = path.read_text()
+    path.write_text(text.replace("9", "8", 1))
+    with pytest.raises(DamagedError, match=r"plan\.json is damaged"):
+        BlockPlan.read(path, "abc")
+
+
+# --- writers ---------------------------------------------------------------------------------------
 
 
 def _rows(ids: list[int]) -> Rows:
@@ -209,12 +244,12 @@ def test_members_publish_at_once_and_every_shard_gets_its_number(tmp_path: Path)
 
     def write(number: int) -> None:
         with (
-            Member(Store.open(store.path)) as member,
-            Spool(member.spool_directory, "a", SCHEMA, 10) as spool,
+            SharedWriter(Store.open(store.path)) as writer,
+            Spool(writer.spool_directory, "a", SCHEMA, 10) as spool,
         ):
             for start in range(number * per, (number + 1) * per, 5):
                 spool.append(_rows(list(range(start, start + 5))))
-                member.publish()
+                writer.publish()
 
     threads = [threading.Thread(target=write, args=(k,)) for k in range(8)]
     for thread in threads:
@@ -224,27 +259,27 @@ def test_members_publish_at_once_and_every_shard_gets_its_number(tmp_path: Path)
     names = sorted(path.name for path in (store.path / "shards").iterdir())
     assert names == [f"{k:06d}" for k in range(len(names))]
     assert store.counts(8 * per)["missing"] == 0
-    with store.writer():
+    with Writer(store):
         pass
     assert np.array_equal(store.ids(), np.arange(8 * per))
     assert sum(len(shard) for shard in store.index.shards) == 8 * per  # no row twice
-    assert not store.verify()
+    assert not verify(store)
 
 
 def test_the_session_of_a_dead_member_is_taken_once_with_what_it_had_taken(tmp_path: Path) -> None:
     store = _store(tmp_path)
-    members = [Member(store).__enter__() for _ in range(3)]
-    spools = [Spool(m.spool_directory, "a", SCHEMA, 100) for m in members]
+    writers = [SharedWriter(store).__enter__() for _ in range(3)]
+    spools = [Spool(m.spool_directory, "a", SCHEMA, 100) for m in writers]
     for k, spool in enumerate(spools):
         spool.append(_rows([k]))
-    names = [member.spool_directory.name for member in members]
-    members[1].take_session(names[0])
-    members[2].take_session(names[0])  # too late
-    members[2].take_session(names[1])
-    assert members[2].durable(np.arange(5)).tolist() == [0, 1]
+    names = [writer.spool_directory.name for writer in writers]
+    writers[1].take_session(names[0])
+    writers[2].take_session(names[0])  # too late
+    writers[2].take_session(names[1])
+    assert writers[2].durable(np.arange(5)).tolist() == [0, 1]
     with pytest.raises(PipelineError, match=r"taken over"):
         spools[0].append(_rows([3]))
-    with store.writer():
+    with Writer(store):
         pass
     assert {0, 1, 2} <= set(store.ids().tolist())
     assert len(store.index.shards) == 1
@@ -252,7 +287,7 @@ def test_the_session_of_a_dead_member_is_taken_once_with_what_it_had_taken(tmp_p
 
 def test_members_agree_on_the_outputs(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "store", {"names": ["a"]})
-    with Member(store) as one, Member(Store.open(store.path)) as two:
+    with SharedWriter(store) as one, SharedWriter(Store.open(store.path)) as two:
         one.set_schema(SCHEMA)
         two.set_schema(SCHEMA)
         with pytest.raises(UsageError, match=r"holds outputs .* the simulator gives"):
@@ -278,15 +313,15 @@ def _config(folder: Path, *words: str, name: str = "noisy") -> Config:
 
 def _expected(config: Config) -> str:
     """Return the digest of rows computed here, one after the other."""
-    simulation = simulation_of(config, "train")
+    simulation = spec_of(config, "train")
     rows = [
-        simulation.run(np.arange(k, k + simulation.block))
-        for k in range(0, config.budget, simulation.block)
+        simulation.run(np.arange(k, k + simulation.key_size))
+        for k in range(0, config.budget, simulation.key_size)
     ]
     schema = schema_of(rows[0], frozenset())
     folder = Path(config.simulator.name.rpartition(":")[0]).parent / f"expected-{time.time_ns()}"
     store = Store.create(folder, identity(simulation), schema)
-    with store.writer() as writer, Spool(writer.spool_directory, "a", schema, 1000) as spool:
+    with Writer(store) as writer, Spool(writer.spool_directory, "a", schema, 1000) as spool:
         for row in rows:
             spool.append(row.take(np.flatnonzero(row.ids < config.budget)))
     return store.digest(config.budget)
@@ -305,7 +340,8 @@ def _command(
 
 @pytest.mark.parametrize("name", ["noisy", "block"])
 def test_three_processes_give_the_digest_of_one(tmp_path: Path, name: str) -> None:
-    config = _config(tmp_path, "simulate.leases=12", "simulate.block=4", name=name)
+    words = ("simulate.leases=12", "simulate.block=4", "simulate.term=60")
+    config = _config(tmp_path, *words, name=name)
     run = Run(tmp_path / "run")
     processes = [_command(config, run) for _ in range(3)]
     for process in processes:
@@ -320,14 +356,14 @@ def test_three_processes_give_the_digest_of_one(tmp_path: Path, name: str) -> No
     assert [event["simulated"] for event in events] == [
         60
     ]  # one process said so, and no row was made twice
-    assert not store.verify()
+    assert not verify(store)
 
 
 def test_failures_of_all_kinds_are_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARSH", "1")
-    config = _config(tmp_path, "simulate.timeout=0.3", "max_failed=1", "budget=80")
+    config = _config(tmp_path, "simulate.timeout=1", "max_failed=1", "budget=80")
     result = simulate(config, Run(tmp_path / "run"), stop=Stop())
-    thetas = np.array([simulation_of(config, "train").theta(np.array([k]))[0] for k in range(80)])
+    thetas = np.array([spec_of(config, "train").theta(np.array([k]))[0] for k in range(80)])
     a, b = thetas.T
     known = {
         "timeout": np.sum(a < -2),
@@ -339,7 +375,7 @@ def test_failures_of_all_kinds_are_rows(tmp_path: Path, monkeypatch: pytest.Monk
     assert result.counts["missing"] == 0
     rows = Store.open(tmp_path / "run/store/train").failures()
     reasons = {row.message for row in rows if row.outcome == Outcome.TIMEOUT}
-    assert reasons == {"no result within 0.3s: its process was ended"}
+    assert reasons == {"no result within 1.0s: its process was ended"}
     with pytest.raises(TooManyFailed):
         simulate(config.model_copy(update={"max_failed": 0.01}), Run(tmp_path / "run"), stop=Stop())
 
@@ -352,12 +388,12 @@ def test_a_notice_leaves_everything_durable_and_the_leases_free(
     process = _command(config, run, NAP="0.1")
     done = _until(lambda: _done(run) >= 5)
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 4, said
     assert b"repeat the same command to continue" in said
     assert _done(run) >= done
     again = _command(config, run)  # need not wait for the term
-    _, said = again.communicate(timeout=60)
+    _, said = again.communicate(timeout=120)
     assert again.returncode == 0, said
     assert Store.open(run.store("train")).digest(60) == _expected(config)
 
@@ -383,7 +419,7 @@ def test_a_frozen_process_is_replaced_and_gives_in_when_it_wakes(tmp_path: Path)
         simulate(config, run, stop=Stop())
     finally:
         frozen.send_signal(signal.SIGCONT)
-    _, said = frozen.communicate(timeout=60)
+    _, said = frozen.communicate(timeout=120)
     assert frozen.returncode == 0, said  # all is there, whoever did it
     store = Store.open(run.store("train"))
     assert store.digest(60) == _expected(config)
@@ -396,7 +432,7 @@ def test_a_frozen_process_is_replaced_and_gives_in_when_it_wakes(tmp_path: Path)
     [
         "16, 8, 600, 120, 2.0",
         pytest.param(
-            "200, 200, 8000, 1600, 4.0", marks=[pytest.mark.slow, pytest.mark.timeout(900)]
+            "200, 200, 8000, 1600, 4.0", marks=[pytest.mark.nightly, pytest.mark.timeout(900)]
         ),
     ],
 )
@@ -413,42 +449,42 @@ def test_of_many_processes_most_are_killed_and_every_id_is_there_once(load: str)
 
 
 def test_who_comes_when_all_is_there_makes_no_plan(tmp_path: Path) -> None:
-    campaign = _campaign(tmp_path, rows=60)
-    assert campaign.plan(8, (), Stop()) is None
-    assert not campaign.folder.exists()
+    shared_budget = _shared_budget(tmp_path, rows=60)
+    assert shared_budget.plan(8, (), Stop()) is None
+    assert not shared_budget.folder.exists()
 
 
-def test_the_next_campaign_of_a_name_is_not_taken_for_the_first(tmp_path: Path) -> None:
-    campaign = _campaign(tmp_path, rows=0)
-    first = campaign.plan(8, (), Stop())
+def test_the_next_shared_budget_of_a_name_is_not_taken_for_the_first(tmp_path: Path) -> None:
+    shared_budget = _shared_budget(tmp_path, rows=0)
+    first = shared_budget.plan(8, (), Stop())
     assert first is not None
-    assert campaign.lasts(first)
-    campaign.folder.rename(tmp_path / "over")  # another process finished
-    assert not campaign.lasts(first)
-    assert not campaign.has_work(first)
-    second = campaign.plan(4, (), Stop())  # and a later one found rows missing
+    assert shared_budget.is_current(first)
+    shared_budget.folder.rename(tmp_path / "over")  # another process finished
+    assert not shared_budget.is_current(first)
+    assert not shared_budget.has_work(first)
+    second = shared_budget.plan(4, (), Stop())  # and a later one found rows missing
     assert second is not None
-    assert campaign.lasts(second)
-    assert campaign.finish(first, Stop()) is None
-    with pytest.raises(Lost, match="another campaign's"), campaign.member(first):
+    assert shared_budget.is_current(second)
+    assert shared_budget.finish(first, Stop()) is None
+    with pytest.raises(LeaseLost, match="a later plan"), shared_budget.participant(first):
         pass
-    assert campaign.has_work(second)
-    assert not any((campaign.store.path / "sessions").iterdir())
+    assert shared_budget.has_work(second)
+    assert not any((shared_budget.store.path / "sessions").iterdir())
 
 
-def _campaign(folder: Path, rows: int) -> Campaign:
-    """Return a campaign for 60 rows, of which some are there."""
+def _shared_budget(folder: Path, rows: int) -> SharedBudget:
+    """Return a shared budget of 60 rows, of which some are there."""
     config = _config(folder)
-    simulation = simulation_of(config, "train")
+    simulation = spec_of(config, "train")
     store = Store.create(folder / "store", identity(simulation))
-    with store.writer() as writer:
+    with Writer(store) as writer:
         made = [simulation.run(np.array([number])) for number in range(rows)]
         if made:
             writer.set_schema(schema_of(made[0], frozenset()))
             with Spool(writer.spool_directory, "a", store.schema, 1000) as spool:
                 for row in made:
                     spool.append(row)
-    return Campaign(store, 60, 2.0, 1, "abc")
+    return SharedBudget(store, 60, 2.0, 1, simulators.load("two_moons"))
 
 
 def test_a_larger_budget_adds_and_a_complete_one_does_nothing(tmp_path: Path) -> None:
@@ -461,7 +497,7 @@ def test_a_larger_budget_adds_and_a_complete_one_does_nothing(tmp_path: Path) ->
 
 
 def test_rows_that_failed_are_run_again_once_by_all_together(tmp_path: Path) -> None:
-    config, run = _config(tmp_path, "simulate.timeout=0.3", "max_failed=1"), Run(tmp_path / "run")
+    config, run = _config(tmp_path, "simulate.timeout=1", "max_failed=1"), Run(tmp_path / "run")
     assert _command(config, run, HARSH="1").wait(120) == 0
     store = Store.open(run.store("train"))
     bad = 60 - store.counts(60)["ok"]
@@ -480,7 +516,7 @@ def test_what_fails_again_is_not_run_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HARSH", "1")
-    config, run = _config(tmp_path, "simulate.timeout=0.3", "max_failed=1"), Run(tmp_path / "run")
+    config, run = _config(tmp_path, "simulate.timeout=1", "max_failed=1"), Run(tmp_path / "run")
     first = simulate(config, run, stop=Stop()).counts
     second = simulate(config, run, stop=Stop(), retry="failed")
     assert second.simulated == first["failed"] > 0
@@ -488,18 +524,35 @@ def test_what_fails_again_is_not_run_for_ever(
 
 
 def test_a_killed_retry_is_gone_on_with(tmp_path: Path) -> None:
-    config = _config(tmp_path, "simulate.timeout=0.3", "max_failed=1", "simulate.leases=2")
+    config = _config(tmp_path, "simulate.timeout=1", "max_failed=1", "simulate.leases=2")
     run = Run(tmp_path / "run")
     assert _command(config, run, HARSH="1").wait(120) == 0
     victim = _command(config, run, retry="all", NAP="0.25")
-    campaign = run.store("train") / "leases" / "60"
-    _until(lambda: any(campaign.glob("00000*")))
+    shared_budget = run.store("train") / "leases" / "60"
+    _until(lambda: any(shared_budget.glob("00000*")))
     victim.kill()
     victim.wait()
     simulate(config, run, stop=Stop())  # the rows are all there: nothing to do
     assert Store.open(run.store("train")).counts(60)["ok"] < 60
     simulate(config, run, stop=Stop(), retry="all")
     assert Store.open(run.store("train")).digest(60) == _expected(config)
+
+
+@pytest.mark.parametrize("damage", ["", '{"ids": [[0, 60]], ', "[]"])
+def test_a_damaged_plan_is_made_anew_of_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    config, run = _config(tmp_path, "simulate.leases=6", "simulate.term=1"), Run(tmp_path / "run")
+    victim = _command(config, run, NAP="0.25")
+    shared_budget = run.store("train") / "leases" / "60"
+    _until(lambda: any(shared_budget.glob("00000?.done")))
+    victim.kill()
+    victim.wait()
+    (shared_budget / "plan.json").write_text(damage)
+    result = simulate(config, run, stop=Stop())
+    assert 0 < result.simulated < 60
+    assert Store.open(run.store("train")).digest(60) == _expected(config)
+    assert "plan.json is damaged" in capsys.readouterr().err
 
 
 def test_a_stop_before_the_work_is_a_stop(tmp_path: Path) -> None:
@@ -535,12 +588,12 @@ def test_more_workers_than_fit_are_refused(
         simulate(config, Run(tmp_path / "run"), stop=Stop())
 
 
-def _die(holder: Holder, age: float) -> None:
+def _die(holder: LeaseHolder, age: float) -> None:
     """Stop touching a card, and make it as old as given."""
-    holder._over.set()
-    holder._heart.join()
+    holder._ended.set()
+    holder._thread.join()
     now = holder._now()
-    os.utime(holder.card, (now - age, now - age))
+    os.utime(holder.heartbeat, (now - age, now - age))
 
 
 def _done(run: Run) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from examples.prior_predictive import statistics
 from pipeline.run import Run
-from pipeline.store import Rows, Schema, Spool, Store
+from pipeline.store import Rows, Schema, Spool, Store, Writer, to_numpy
 
 
 def _store(path: Path, shards: int, rows: int, width: int) -> Store:
@@ -20,7 +20,7 @@ def _store(path: Path, shards: int, rows: int, width: int) -> Store:
     store = Store.create(path, {"names": ["a"]}, schema, 64 << 20)
     rng = np.random.default_rng(0)
     with (
-        store.writer() as writer,
+        Writer(store) as writer,
         Spool(writer.spool_directory, "a", schema, rows, 1 << 30) as spool,
     ):
         for shard in range(shards):
@@ -34,7 +34,7 @@ def _store(path: Path, shards: int, rows: int, width: int) -> Store:
 def test_the_statistics_are_those_of_the_rows(tmp_path: Path) -> None:
     store = _store(tmp_path, 5, 400, 3)
     found = statistics(store)["x"]
-    x = store.numpy()[2]["x"].astype(float)
+    x = to_numpy(store)[2]["x"].astype(float)
     np.testing.assert_allclose(found["mean"], x.mean(axis=0))
     np.testing.assert_allclose(found["sd"], x.std(axis=0))
     exact = np.quantile(x, (0.05, 0.5, 0.95), axis=0)
@@ -47,7 +47,7 @@ def test_padding_is_no_data(tmp_path: Path) -> None:
     x = np.array([[5.0, 7.0], [7.0, 0.0]])
     rows = Rows(np.arange(2), np.zeros((2, 1)), {"x": x}, {"x": np.array([2, 1])}, np.zeros(2, np.uint8),
                 np.zeros(2, np.float32))  # fmt: skip
-    with store.writer() as writer, Spool(writer.spool_directory, "a", schema, 10) as spool:
+    with Writer(store) as writer, Spool(writer.spool_directory, "a", schema, 10) as spool:
         spool.append(rows)
     found = statistics(store)["x"]
     assert found["mean"].tolist() == [6.0, 7.0]

@@ -8,13 +8,19 @@ import shutil
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pipeline import config as configuration
 from pipeline.errors import UsageError
-from pipeline.evaluate import evaluate
-from pipeline.report import report
+from pipeline.evaluate.stage import evaluate
+from pipeline.report.pictures import simulation_pictures
+from pipeline.report.stage import report
+from pipeline.results import latest_training
 from pipeline.run import Run
 from pipeline.stop import Stop
+from pipeline.store import Outcome, Rows, Store
+from pipeline.store.shard import write_shard
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -51,14 +57,17 @@ def test_the_page_shows_the_numbers_of_the_run(evaluated: Any) -> None:
     path = report(evaluated.run)
     assert path == evaluated.run.report
     page = Page(path.read_text())
-    folder = evaluated.run.training(evaluated.run.latest)
+    folder = evaluated.run.training(latest_training(evaluated.run))
     result = json.loads((folder / "evaluation" / "metrics.json").read_text())
     metrics = result["metrics"]
     assert f"{metrics['c2st']['mean']:.3f}" in page.text
     assert metrics["c2st"]["definition"] in page.text
     assert f"{metrics['ece']['null_band'][1]:.3f}" in page.text
-    assert f"{metrics['c2st']['n']} test sets, 60 draws, 3 passes, reference: exact" in page.text
-    assert evaluated.run.latest in page.text
+    assert (
+        f"{metrics['c2st']['n']} test sets, 60 draws, 3 sampling steps, reference: exact"
+        in page.text
+    )
+    assert latest_training(evaluated.run) in page.text
     assert result["posterior"]["digest"] in page.text
     bad = result["failed_share"]["train"]["failed"]
     assert bad > 0
@@ -82,10 +91,7 @@ def test_equal_runs_give_equal_pages(evaluated: Any) -> None:
 
 
 def test_what_a_simulator_says_is_not_run_as_html(evaluated: Any) -> None:
-    text = evaluated.run.config.read_text().replace(
-        "name: small", "name: <script>alert(1)</script>"
-    )
-    evaluated.run.config.write_text(text)
+    configuration.save(evaluated.configure("name=<script>alert(1)</script>"), evaluated.run)
     html = report(evaluated.run).read_text()
     assert "<script" not in html
     assert "&lt;script&gt;" in html
@@ -95,7 +101,7 @@ def test_trained_but_not_evaluated(finished: Any) -> None:
     page = Page(report(finished.run).read_text())
     assert "not measured yet" in page.text
     assert "C2ST" not in page.text
-    assert finished.run.latest in page.text
+    assert latest_training(finished.run) in page.text
 
 
 def test_only_simulations(finished: Any) -> None:
@@ -113,14 +119,29 @@ def test_only_a_configuration(finished: Any) -> None:
     assert "no posterior is trained yet" in Page(report(finished.run).read_text()).text
 
 
-def test_a_sweep_of_passes_has_its_table(finished: Any) -> None:
-    config = finished.configure("evaluate.passes=[2, 5]", "evaluate.metrics=[rmse]")
+def test_a_sweep_of_sampling_steps_has_its_table(finished: Any) -> None:
+    config = finished.configure("evaluate.sampling_steps=[2, 5]", "evaluate.metrics=[rmse]")
     result = evaluate(config, finished.run, stop=Stop())
     page = Page(report(finished.run).read_text())
-    assert "Network passes" in page.text
+    assert "Sampling steps sampling steps" in page.text
     assert f"{result['sweep'][0]['metrics']['rmse']['mean']:.4g}" in page.text
 
 
 def test_no_run_no_page(tmp_path: Any) -> None:
     with pytest.raises(UsageError, match=r"no config.yml"):
         report(Run(tmp_path))
+
+
+def test_pictures_of_equal_rows_are_equal_for_any_layout_of_shards(tmp_path: Any) -> None:
+    pictures = []
+    for order in ((0, 1, 2), (2, 0, 1)):
+        store = Store.create(tmp_path / str(order[0]), {"names": ["a", "b"]})
+        for number, part in enumerate(order):
+            ids = np.arange(20 * part, 20 * part + 20)
+            outcome = np.where(ids % 7, Outcome.OK, Outcome.FAILED).astype("u1")
+            theta = np.cos(ids[:, None] + [0.0, 1.0])
+            rows = Rows(ids, theta, {}, {}, outcome, np.ones(20, "f4"))
+            write_shard(rows, store.path / "new", store.path / f"shards/{number:06d}")
+        pictures.append(list(simulation_pictures({"train": store}, {"train": store.counts(60)})))
+    assert len(pictures[0]) == 3
+    assert pictures[0] == pictures[1]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline import row_weights
-from pipeline.row_weights import MOST, SHARE, effective_share, frequencies, prior_weights
+from pipeline.train import row_weights
+from pipeline.train.row_weights import MOST, SHARE, effective_share, frequencies, prior_weights
 
 
 def means(u: np.ndarray, w: np.ndarray, k: np.ndarray) -> np.ndarray:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import LockedError, Stopped
+from pipeline.files import write_whole
 from pipeline.progress import duration
-from pipeline.run import Run, write_whole
+from pipeline.run import Run
 from pipeline.stop import stop_on_signals
 
 

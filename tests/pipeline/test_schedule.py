@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.plan import FILES_PER_OUTPUT, FIXED_SHARD_FILES
-from pipeline.schedule import Forecast, Rates, Workload, forecast
-from pipeline.simulation.session import POLL
-from pipeline.store import Rows, Schema, Spool, Store
+from pipeline.plan.stage import FILES_PER_OUTPUT, FIXED_SHARD_FILES
+from pipeline.simulate.driver import POLL
+from pipeline.simulate.forecast import Forecast, Rates, Workload, forecast
+from pipeline.store import Rows, Schema, Spool, Store, Writer
 
 FREE = replace(
     Rates(), idle=0.0, worker=0.0, message=0.0, note=0.0, publish=0.0, lease=0.0, entry=0.0,
@@ -106,7 +106,7 @@ def test_a_shard_has_as_many_files_as_are_planned(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "store", {"names": ["a"]}, Schema({"x": ("<f8", ())}))
     rows = Rows(np.arange(5), np.zeros((5, 1)), {"x": np.zeros(5)}, {}, np.zeros(5, np.uint8),
                 np.zeros(5, np.float32))  # fmt: skip
-    with store.writer() as writer, Spool(writer.spool_directory, "a", store.schema, 5) as spool:
+    with Writer(store) as writer, Spool(writer.spool_directory, "a", store.schema, 5) as spool:
         spool.append(rows)
     (shard,) = (store.path / "shards").iterdir()
     files = sum(path.is_file() for path in shard.rglob("*"))

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 import simulators
-from cluster.preflight import facts
+from cluster.preflight import fingerprint
 from pipeline.progress import Progress
-from pipeline.simulation.actor import DISTRIBUTIONS, PACKAGES, Job, SimulationActor
-from pipeline.simulation.calls import Answer, Worker
-from pipeline.simulation.ledger import Ledger
-from pipeline.simulation.session import PROBES, Session
-from pipeline.simulation.task import Simulation
-from pipeline.simulation.work import Work
+from pipeline.simulate.actor import DISTRIBUTIONS, PACKAGES, SimulationActor, WorkerSetup
+from pipeline.simulate.calls import CallResult, Worker
+from pipeline.simulate.driver import PROBES, Driver
+from pipeline.simulate.spec import SimulationSpec
+from pipeline.simulate.store_session import StoreSession
+from pipeline.simulate.work import Work
 from pipeline.stop import Stop
 from pipeline.store import Outcome, Store
 
@@ -47,7 +47,7 @@ class Near(Worker):
         return partial(getattr(self.handle, method), *arguments)
 
 
-class Crew:
+class ActorPool:
     """Answers calls in the order of a script, then of whoever was asked first.
 
     Arguments:
@@ -61,7 +61,7 @@ class Crew:
     def note(self, worker: Worker) -> Path:
         return Path(worker.name + ".note")
 
-    def collect(self, timeout: float) -> Iterator[Answer]:
+    def collect(self, timeout: float) -> Iterator[CallResult]:
         waiting = [worker for worker in self.workers if worker.calls]
         if not waiting:
             return
@@ -71,29 +71,29 @@ class Crew:
         ask, call = next(iter(worker.calls.items()))
         assert expected in (None, call.method), f"the script expects {expected}, not {call.method}"
         result = ask()
-        yield Answer(worker, worker.calls.pop(ask), result)
+        yield CallResult(worker, worker.calls.pop(ask), result)
 
 
 def simulate(folder: Path, failures: int, script: list[tuple[int, str]]) -> list[int]:
     """Run a session of two workers to its end; return what it counted, by outcome."""
     (folder / "model.py").write_text(MODEL.replace("FAILURES", str(failures)))
-    simulation = Simulation(simulators.load(f"{folder}/model.py:model"), 0, 0, 1, None)
-    digest = simulation.simulator.source_digest()
-    job = Job(pickle.dumps(simulation), digest, facts(PACKAGES, DISTRIBUTIONS), folder)
+    spec = SimulationSpec(simulators.load(f"{folder}/model.py:model"), 0, 0, 1, None)
+    digest = spec.simulator.source_digest()
+    setup = WorkerSetup(pickle.dumps(spec), digest, fingerprint(PACKAGES, DISTRIBUTIONS), folder)
     actors = [SimulationActor(name) for name in ("00000", "00001")]
     for actor in actors:
-        actor.start(job)
+        actor.start(setup)
     identity = {"names": ["u"]}
-    with Ledger(folder / "store", identity, shard_bytes=4096) as ledger:
+    with StoreSession(folder / "store", identity, shard_bytes=4096) as session:
         work = Work(np.arange(BUDGET), 1)
-        crew = Crew(actors, script)
-        session = Session(simulation, ledger, crew, work, lambda: True, Stop())
-        session.run(Progress("simulate", BUDGET, "simulations"), lambda _: None)
-        assert not crew.script
+        pool = ActorPool(actors, script)
+        driver = Driver(spec, session, pool, work, lambda: True, Stop())
+        driver.run(Progress("simulate", BUDGET, "simulations"), lambda _: None)
+        assert not pool.script
         for actor in actors:
             actor.close()
-        ledger.finish()
-    return session.outcomes.tolist()
+        session.finish()
+    return driver.outcomes.tolist()
 
 
 def apart(*arguments: Any) -> Any:

@@ -13,7 +13,7 @@ from benchmarks.chaos_simulate import Chaos, descendants, kill, name_of
 from cluster.guard import DIED
 from pipeline.errors import PipelineError
 
-SOON = 8.0  # seconds on a busy machine; it takes about 2 to 5, Ray itself would wait for 60
+SOON = 25.0  # seconds on a busy machine; it takes about 2 to 5, Ray itself would wait for 60
 
 
 def until(ready: Callable[[], bool], driver: subprocess.Popen[bytes]) -> None:
@@ -57,7 +57,7 @@ def test_ray_that_dies_while_it_starts_is_started_again(tmp_path):
     finally:
         driver.kill()
     assert chaos.calls() == chaos.done() == 20
-    assert "once more" in (tmp_path / "run" / "driver.log").read_text()
+    assert "trying again" in (tmp_path / "run" / "driver.log").read_text()
 
 
 HANGING = """
@@ -71,7 +71,7 @@ with guard(lambda: False):
 
 def test_a_process_that_hangs_in_a_call_to_a_dead_ray_is_ended():
     done = subprocess.run(
-        [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=50, check=False
     )
     assert done.returncode == PipelineError.exit_code
     assert DIED in done.stderr

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.seed import generators, points
-from pipeline.simulation.task import Simulation, check_schema, schema_of
+from pipeline.simulate.seed import generators, points
+from pipeline.simulate.spec import SimulationSpec, check_schema, schema_of
 from pipeline.store import Outcome
 from simulators import Uniform, simulator
 
@@ -15,11 +15,11 @@ PRIOR = {"a": Uniform(0, 1), "b": Uniform(5, 6)}
 
 
 def one(function, timeout=None, **options):
-    return Simulation(simulator(prior=PRIOR, **options)(function), 7, 0, 1, timeout)
+    return SimulationSpec(simulator(prior=PRIOR, **options)(function), 7, 0, 1, timeout)
 
 
 def block(function, size):
-    return Simulation(simulator(prior=PRIOR, batched=True)(function), 7, 0, size, None)
+    return SimulationSpec(simulator(prior=PRIOR, batched=True)(function), 7, 0, size, None)
 
 
 def normal(a, b, rng):
@@ -55,7 +55,7 @@ def test_a_block_is_the_same_whichever_rows_are_wanted():
 
 def sobol(function, block, **options):
     made = simulator(prior=PRIOR, **options)(function)
-    return Simulation(made, 7, 0, block, None, "sobol")
+    return SimulationSpec(made, 7, 0, block, None, "sobol")
 
 
 def test_points_of_a_design_are_the_same_in_any_order_and_any_block():

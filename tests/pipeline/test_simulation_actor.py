@@ -13,26 +13,26 @@ from pathlib import Path
 import numpy as np
 
 import simulators
-from cluster.preflight import facts
+from cluster.preflight import fingerprint
 from pipeline.errors import PipelineError
-from pipeline.simulation.actor import DISTRIBUTIONS, PACKAGES, Job, SimulationActor
-from pipeline.simulation.task import Simulation
-from pipeline.store import Schema, Store
+from pipeline.simulate.actor import DISTRIBUTIONS, PACKAGES, WorkerSetup, SimulationActor
+from pipeline.simulate.spec import SimulationSpec
+from pipeline.store import Schema, Store, Writer
 
 folder = Path(sys.argv[1])
-simulation = Simulation(simulators.load(f"{folder}/model.py:model"), 0, 0, 1, None)
+simulation = SimulationSpec(simulators.load(f"{folder}/model.py:model"), 0, 0, 1, None)
 store = Store.create(folder / "store", {"names": ["u"]}, Schema({"x": ("<f8", ())}))
-driver = store.writer()
+driver = Writer(store)
 driver.acquire()
 actor = SimulationActor("00000")
 digest = simulation.simulator.source_digest()
-actor.start(Job(pickle.dumps(simulation), digest, facts(PACKAGES, DISTRIBUTIONS), folder))
+actor.start(WorkerSetup(pickle.dumps(simulation), digest, fingerprint(PACKAGES, DISTRIBUTIONS), folder))
 actor.open(driver.spool_directory, store.schema, 100)
 driver.release()  # as its death does
 errors = []
-for unit, ids in enumerate((range(6), range(6, 12), range(12, 18))):  # they queue up at the actor
+for block, ids in enumerate((range(6), range(6, 12), range(12, 18))):  # they queue up at the actor
     try:
-        actor.run(unit, ids)
+        actor.run(block, ids)
     except PipelineError as error:
         errors.append(str(error))
 calls = (folder / "calls.txt").read_text().count("\\n")
@@ -42,7 +42,7 @@ MODEL = """
 import time
 from pathlib import Path
 
-from pipeline.store import Store
+from pipeline.store import Store, Writer
 from simulators import Uniform, simulator
 
 HERE = Path(__file__).parent
@@ -53,7 +53,7 @@ def model(u, rng):
         log.write(f"{u}\\n")
     time.sleep(0.01)
     if (HERE / "calls.txt").read_text().count("\\n") == 3:
-        with Store.open(HERE / "store").writer():  # the next driver begins its session
+        with Writer(Store.open(HERE / "store")):  # the next driver begins its session
             pass
     return rng.normal(u)
 """

@@ -22,6 +22,9 @@ from pipeline.store import (
     Schema,
     Spool,
     Store,
+    Writer,
+    to_numpy,
+    verify,
 )
 from pipeline.store.hash import row_hashes
 from pipeline.store.shard import Shard
@@ -53,7 +56,7 @@ def rows(ids, outcome=Outcome.OK, seconds=0.5):
 
 
 def fill(store, *batches, per_shard=64):
-    with store.writer() as writer:
+    with Writer(store) as writer:
         writer.set_schema(SCHEMA)
         with Spool(writer.spool_directory, "actor", SCHEMA, per_shard) as spool:
             for batch in batches:
@@ -75,7 +78,7 @@ def test_rows_come_back_by_id(store):
     for name, column in expected.columns().items():
         np.testing.assert_array_equal(got.columns()[name], column)
     assert [failure.message for failure in got.failures] == ["broke at 0"]
-    ids, theta, x, lengths = again.numpy()
+    ids, theta, x, lengths = to_numpy(again)
     np.testing.assert_array_equal(ids, [3, 5, 9, *range(20, 200)])
     np.testing.assert_array_equal(theta, rows(ids).theta)
     np.testing.assert_array_equal(x["count"], rows(ids).x["count"])
@@ -90,7 +93,7 @@ def test_budget_is_a_set_of_ids(store):
     expected = {"done": 4, "ok": 2, "failed": 0, "timeout": 1, "invalid": 1, "missing": 5}
     assert store.counts(9) == expected
     assert store.counts()["done"] == 5
-    assert store.numpy(5)[0].tolist() == [0, 4]
+    assert to_numpy(store, 5)[0].tolist() == [0, 4]
     assert [view.ids.tolist() for view in store.shards(8)] == [[0, 4]]
     with pytest.raises(UsageError, match="budget is -1"):
         store.missing(-1)
@@ -102,9 +105,9 @@ def test_empty_store_answers(store):
     assert store.counts(4) == {
         "done": 0, "ok": 0, "failed": 0, "timeout": 0, "invalid": 0, "missing": 4
     }  # fmt: skip
-    ids, theta, x, lengths = store.numpy()
+    ids, theta, x, lengths = to_numpy(store)
     assert (ids.shape, theta.shape, x, lengths) == ((0,), (0, 2), {}, {})
-    assert store.shards() == store.failures() == store.slowest() == store.verify() == []
+    assert store.shards() == store.failures() == store.slowest() == verify(store) == []
     assert len(store.rows([])) == 0
     assert store.digest() == Store.open(store.path).digest()
 
@@ -121,7 +124,7 @@ def test_retry_supersedes_and_ok_wins(store, tmp_path):
     fill(store, rows([0], Outcome.TIMEOUT), per_shard=1)  # ok stays
     assert store.failures() == []
     assert store.counts(4)["ok"] == 4
-    assert store.verify() == []
+    assert verify(store) == []
     quiet = fill(Store.create(tmp_path / "quiet", IDENTITY), rows([3, 1, 0, 2]))
     assert store.digest() == quiet.digest() != first
 
@@ -179,7 +182,8 @@ def test_row_hash_is_the_specified_one():
     assert row_hashes(one).tolist() == [lanes]
 
 
-def test_growth_leaves_old_shards_untouched(store):
+def test_growth_leaves_large_shards_untouched(tmp_path):
+    store = Store.create(tmp_path / "store", IDENTITY, shard_bytes=1024)
     fill(store, rows(np.arange(100)))
 
     def contents():
@@ -203,7 +207,7 @@ def test_shards_hold_many_rows_and_spools_few_files(store):
 
 
 def test_rows_in_spools_count_before_they_are_published(store):
-    with store.writer() as writer:
+    with Writer(store) as writer:
         writer.set_schema(SCHEMA)
         spool = Spool(writer.spool_directory, "a", SCHEMA, 4)
         spool.append(rows([0, 1], [0, 1]))
@@ -236,7 +240,7 @@ def test_another_identity_is_refused_with_a_diff(store):
 
 
 def test_newer_format_and_missing_store(tmp_path, store):
-    from pipeline.store.files import read_document, write_document
+    from pipeline.files import read_document, write_document
 
     with pytest.raises(UsageError, match="holds no store"):
         Store.open(tmp_path)
@@ -260,7 +264,7 @@ def test_newer_format_and_missing_store(tmp_path, store):
 def test_outputs_that_change_are_refused(store, change, message):
     batch = rows([0])
     x = {name: array for name, array in (batch.x | change).items() if array is not None}
-    with store.writer() as writer:
+    with Writer(store) as writer:
         spool = Spool(writer.spool_directory, "a", SCHEMA, 4)
         with pytest.raises(UsageError, match=message):
             spool.append(Rows(batch.ids, batch.theta, x, {}, batch.outcome, batch.seconds))
@@ -274,10 +278,10 @@ def test_rows_without_outputs(store):
     """All simulations so far failed: no schema, and the same digest as with zeros."""
     bare = rows([0, 1], Outcome.FAILED)
     bare = Rows(bare.ids, bare.theta, {}, {}, bare.outcome, bare.seconds, bare.failures)
-    with store.writer() as writer, Spool(writer.spool_directory, "a", None, 8) as spool:
+    with Writer(store) as writer, Spool(writer.spool_directory, "a", None, 8) as spool:
         spool.append(bare)
     assert store.schema is None
-    assert store.numpy()[2] == {}
+    assert to_numpy(store)[2] == {}
     first = store.digest()
     fill(store, rows([2, 3]))
     assert store.digest(2) == first
@@ -288,8 +292,8 @@ def test_rows_without_outputs(store):
 
 def test_second_writer_is_refused_and_told_who_holds_the_lock(store):
     code = (
-        "import sys; from pipeline.store import Store\n"
-        "with Store.open(sys.argv[1]).writer(): print('in', flush=True); sys.stdin.read()"
+        "import sys; from pipeline.store import Store, Writer\n"
+        "with Writer(Store.open(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
         [sys.executable, "-c", code, str(store.path)],
@@ -299,13 +303,13 @@ def test_second_writer_is_refused_and_told_who_holds_the_lock(store):
     )
     try:
         assert other.stdout.readline() == b"in\n"
-        with pytest.raises(LockedError, match=f"process {other.pid} on "), store.writer():
+        with pytest.raises(LockedError, match=f"process {other.pid} on "), Writer(store):
             pass
     finally:
         other.kill()
         other.wait()
-    with store.writer(), pytest.raises(LockedError, match=str(os.getpid())):
-        store.writer().__enter__()
+    with Writer(store), pytest.raises(LockedError, match=str(os.getpid())):
+        Writer(store).__enter__()
 
 
 def test_failures_and_slowest(store):

@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.store import DamagedError, Failure, Outcome, Rows, Schema, Spool, Store
+from pipeline.store import (
+    DamagedError,
+    Failure,
+    Outcome,
+    Rows,
+    Schema,
+    Spool,
+    Store,
+    Writer,
+    export,
+    repair,
+    to_numpy,
+    verify,
+)
 
 IDENTITY = {"prior": {"a": {}, "b": {}}, "seed": 1}
 SCHEMA = Schema({"x": ("<f8", (2,)), "path": ("<f4", (5,))}, frozenset({"path"}))
@@ -30,7 +43,7 @@ def rows(ids, width=2):
 
 
 def simulate(store, budget=N):
-    with store.writer() as writer:
+    with Writer(store) as writer:
         writer.set_schema(SCHEMA)
         missing = store.missing(budget)
         with Spool(writer.spool_directory, "a", SCHEMA, 16) as spool:
@@ -41,9 +54,9 @@ def simulate(store, budget=N):
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    store = Store.create(tmp_path_factory.mktemp("sound") / "store", IDENTITY)
+    store = Store.create(tmp_path_factory.mktemp("sound") / "store", IDENTITY, shard_bytes=1024)
     simulate(store)
-    assert store.verify() == []
+    assert verify(store) == []
     return store
 
 
@@ -71,11 +84,11 @@ def test_a_flipped_byte_in_any_file_is_found_and_mended(sound, tmp_path, name):
     for place in (0, size // 2, size - 1):
         store = copy(sound, tmp_path)
         flip(store.path / "shards/000001" / name, place)
-        problems = Store.open(store.path).verify()
+        problems = verify(Store.open(store.path))
         expected = name if not name.endswith("manifest.json") else "manifest.json"
         assert ("000001", expected) in {(problem.shard, problem.file) for problem in problems}
-        lost = store.repair()
-        assert store.verify() == []
+        lost = repair(store)
+        assert verify(store) == []
         np.testing.assert_array_equal(store.missing(N), lost)
         assert len(lost) <= 16
         if "/c/" in name and not name.startswith("seconds"):
@@ -101,25 +114,25 @@ def test_a_missing_or_short_or_extra_file_is_found_and_mended(sound, tmp_path, n
                  lambda path: path.with_name("extra").write_text("?")):  # fmt: skip
         store = copy(sound, tmp_path)
         harm(store.path / "shards/000000" / name)
-        assert store.verify()
-        store.repair()
+        assert verify(store)
+        repair(store)
         simulate(store)
-        assert store.verify() == []
+        assert verify(store) == []
         assert store.digest() == sound.digest()
         shutil.rmtree(store.path)
 
 
 def test_repair_meets_a_dead_session_and_a_shard_that_cannot_be_opened(sound, tmp_path):
     store = copy(sound, tmp_path)
-    dead = store.writer()
+    dead = Writer(store)
     dead.acquire()
     with Spool(dead.spool_directory, "a", SCHEMA, 16) as spool:
         spool.append(rows([N, N + 1]))
     os.close(dead._lock)
     (store.path / "shards/000002/zarr.json").unlink()
     with pytest.raises(DamagedError, match="000002"):
-        Store.open(store.path).ids()
-    store.repair()
+        to_numpy(Store.open(store.path))
+    repair(store)
     assert {N, N + 1} <= set(store.ids().tolist())
     simulate(store)
     assert store.digest(N) == sound.digest()
@@ -128,7 +141,7 @@ def test_repair_meets_a_dead_session_and_a_shard_that_cannot_be_opened(sound, tm
 def test_shard_numbers_are_never_used_again(sound, tmp_path):
     store = copy(sound, tmp_path)
     shutil.rmtree(store.path / "shards/000002/id")
-    store.repair()
+    repair(store)
     simulate(store)
     assert sorted(path.name for path in (store.path / "shards").iterdir()) == [
         "000000", "000001", "000003"
@@ -138,12 +151,16 @@ def test_shard_numbers_are_never_used_again(sound, tmp_path):
 
 def test_rows_that_lie_elsewhere_too_are_not_lost(sound, tmp_path):
     store = copy(sound, tmp_path)
-    with store.writer() as writer, Spool(writer.spool_directory, "b", SCHEMA, 40) as spool:
+    killed = Writer(store)
+    killed.acquire()
+    with Spool(killed.spool_directory, "b", SCHEMA, 40) as spool:
         spool.append(rows(np.arange(40)))  # a whole shard, published although all is stored
+    killed.publish()
+    os.close(killed._lock)
     assert len(list((store.path / "shards").iterdir())) == 4
-    assert store.verify() == []
+    assert verify(store) == []
     shutil.rmtree(store.path / "shards/000000/x")
-    assert len(store.repair()) == 0
+    assert len(repair(store)) == 0
     assert store.digest() == sound.digest()
 
 
@@ -151,22 +168,50 @@ def test_two_different_results_for_one_id_are_found(sound, tmp_path):
     store = copy(sound, tmp_path)
     other = rows(np.arange(16))
     other.theta[5] += 1
-    with store.writer() as writer, Spool(writer.spool_directory, "b", SCHEMA, 16) as spool:
+    with Writer(store) as writer, Spool(writer.spool_directory, "b", SCHEMA, 16) as spool:
         spool.append(other)
-    assert ["id 5 lies in 000000 too" in str(problem) for problem in store.verify()] == [True]
+    assert ["id 5 is in 000000 too" in str(problem) for problem in verify(store)] == [True]
+
+
+def test_a_damaged_schema_is_restored_by_the_next_writer(sound, tmp_path):
+    store = copy(sound, tmp_path)
+    flip(store.path / "schema.json", 20)
+    with pytest.raises(DamagedError, match=r"schema\.json is damaged.*` restores it"):
+        assert Store.open(store.path).schema
+    with Writer(Store.open(store.path)):
+        pass
+    assert Store.open(store.path).schema == SCHEMA
+    assert Store.open(store.path).digest() == sound.digest()
+
+
+def test_a_damaged_schema_is_restored_from_rows_that_are_in_no_shard(tmp_path):
+    store = Store.create(tmp_path / "store", IDENTITY)
+    writer = Writer(store)
+    writer.acquire()
+    writer.set_schema(SCHEMA)
+    with Spool(writer.spool_directory, "a", SCHEMA, 1000) as spool:
+        spool.append(rows(range(N)))
+    writer.release()  # as by a driver that was killed: the spool stays
+    flip(store.path / "schema.json", 20)
+    with Writer(Store.open(store.path)):
+        pass
+    assert Store.open(store.path).schema == SCHEMA
+    assert Store.open(store.path).counts(N)["missing"] == 0
 
 
 def test_damaged_schema_and_identity(sound, tmp_path):
     store = copy(sound, tmp_path)
     flip(store.path / "schema.json", 20)
     fresh = Store.open(store.path)
-    assert [problem.file for problem in fresh.verify()] == ["schema.json"]
+    assert [problem.file for problem in verify(fresh)] == ["schema.json"]
     with pytest.raises(DamagedError, match=r"schema\.json is damaged"):
-        fresh.numpy()
-    assert len(fresh.repair()) == 0
+        to_numpy(fresh)
+    assert len(repair(fresh)) == 0
     assert Store.open(store.path).schema == SCHEMA
     (store.path / "schema.json").unlink()
-    assert [problem.message for problem in Store.open(store.path).verify()] == ["is missing"]
+    assert [problem.message for problem in verify(Store.open(store.path))] == ["is missing"]
+    with pytest.raises(DamagedError, match=r"schema\.json is missing; .*repair.* restores it"):
+        to_numpy(Store.open(store.path))
     flip(store.path / "store.json", 30)
     with pytest.raises(DamagedError, match=r"store\.json is damaged"):
         Store.open(store.path)
@@ -188,12 +233,15 @@ WIDE = Schema({"x": ("<f8", (512,)), "path": ("<f4", (5,))}, frozenset({"path"})
 
 @pytest.mark.parametrize("per_shard", [1000, 16])  # the disk fills up in the spool, or in a shard
 def test_a_full_disk_is_said_and_the_run_goes_on(small_disk, tmp_path, per_shard):
-    store, ballast = Store.create(small_disk / "store", IDENTITY), small_disk / "ballast"
+    store, ballast = (
+        Store.create(small_disk / "store", IDENTITY),
+        small_disk / "ballast",
+    )
     budget = 100
     ballast.write_bytes(bytes(700_000))
 
     def attempt():
-        with store.writer() as writer:
+        with Writer(store) as writer:
             writer.set_schema(WIDE)
             with Spool(writer.spool_directory, "a", WIDE, per_shard) as spool:
                 for number in store.missing(budget):
@@ -207,10 +255,10 @@ def test_a_full_disk_is_said_and_the_run_goes_on(small_disk, tmp_path, per_shard
     assert 0 < len(appended) < budget
     reader = Store.open(store.path)
     assert reader.counts(budget)["done"] == len(appended), "what append returned is kept"
-    assert reader.verify() == []
+    assert verify(reader) == []
     ballast.unlink()
     attempt()
-    assert store.verify() == []
+    assert verify(store) == []
     whole = Store.create(tmp_path / "whole", IDENTITY)
     store, full = whole, store
     attempt()
@@ -223,12 +271,22 @@ def test_a_read_only_disk_is_read_and_refused_for_writing(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     reader = Store.open(store.path)
     assert reader.counts(N)["done"] == N
-    assert reader.verify() == []
+    assert verify(reader) == []
     with pytest.raises(PipelineError, match="read-only: make it writable"):
         simulate(reader, N + 5)
     with pytest.raises(PipelineError, match="read-only"):
         Store.create(small_disk / "other", IDENTITY)
     with pytest.raises(PipelineError, match="read-only"):
-        reader.export(small_disk / "out.npz")
+        export(reader, small_disk / "out.npz")
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     assert len(simulate(reader, N + 5)) == 5
+
+
+def test_the_description_of_another_stream_is_refused(tmp_path):
+    """It is intact, so no checksum can tell."""
+    for stream in ("train", "test"):
+        Store.create(tmp_path / stream, IDENTITY | {"stream": stream})
+    shutil.copy(tmp_path / "test" / "store.json", tmp_path / "train" / "store.json")
+    with pytest.raises(DamagedError, match=r"store\.json is not of this store, but of 'test'"):
+        Store.open(tmp_path / "train")
+    Store.open(tmp_path / "test")

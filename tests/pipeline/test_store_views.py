@@ -9,7 +9,20 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.store import Outcome, Rows, Schema, Spool, Store
+from pipeline.store import (
+    Outcome,
+    Rows,
+    Schema,
+    Spool,
+    Store,
+    Writer,
+    export,
+    import_arrays,
+    to_dask,
+    to_numpy,
+    to_xarray,
+    verify,
+)
 from pipeline.store.rows import padded
 
 IDENTITY = {"prior": {"a": {}, "b": {}}, "seed": 1}
@@ -29,8 +42,8 @@ def rows(ids):
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store.create(tmp_path / "store", IDENTITY)
-    with store.writer() as writer:
+    store = Store.create(tmp_path / "store", IDENTITY, shard_bytes=1024)
+    with Writer(store) as writer:
         writer.set_schema(SCHEMA)
         with Spool(writer.spool_directory, "a", SCHEMA, 16) as spool:
             for ids in np.array_split(np.random.default_rng(0).permutation(100), 9):
@@ -42,7 +55,7 @@ OK = np.array([i for i in range(100) if i % 9 != 4])
 
 
 def test_numpy(store):
-    ids, theta, x, lengths = store.numpy(80)
+    ids, theta, x, lengths = to_numpy(store, 80)
     np.testing.assert_array_equal(ids, OK[OK < 80])
     expected = rows(ids)
     np.testing.assert_array_equal(theta, expected.theta)
@@ -73,7 +86,7 @@ def test_reading_a_range_takes_the_memory_of_the_range(tmp_path):
         *(np.arange(2000), np.zeros((2000, 2)), {"x": np.ones((2000, 1000))}, {}),
         *(np.zeros(2000, "u1"), np.zeros(2000, "f4")),
     )
-    with store.writer() as writer:
+    with Writer(store) as writer:
         writer.set_schema(schema)
         with Spool(writer.spool_directory, "a", schema, 2000) as spool:
             spool.append(batch)
@@ -86,15 +99,15 @@ def test_reading_a_range_takes_the_memory_of_the_range(tmp_path):
 
 
 def test_dask_and_xarray_are_lazy_and_equal(store):
-    ids, theta, x, lengths = store.dask(80)
+    ids, theta, x, lengths = to_dask(store, 80)
     order = np.argsort(ids.compute())
-    expected = store.numpy(80)
+    expected = to_numpy(store, 80)
     np.testing.assert_array_equal(ids.compute()[order], expected[0])
     np.testing.assert_array_equal(theta.compute()[order], expected[1])
     np.testing.assert_array_equal(x["path"].compute()[order], expected[2]["path"])
     np.testing.assert_array_equal(lengths["path"].compute()[order], expected[3]["path"])
     np.testing.assert_allclose(x["x"].mean(axis=0).compute(), expected[2]["x"].mean(axis=0), 1e-4)
-    data = store.xarray(80)
+    data = to_xarray(store, 80)
     assert data.sizes["simulation"] == len(order)
     assert data.parameter.values.tolist() == ["a", "b"]
     assert data.x.chunks is not None
@@ -103,8 +116,8 @@ def test_dask_and_xarray_are_lazy_and_equal(store):
 
 
 def test_dask_on_processes(store):
-    ids, theta, _, _ = store.dask()
-    expected = store.numpy()[1].sum()
+    ids, theta, _, _ = to_dask(store)
+    expected = to_numpy(store)[1].sum()
     assert theta.sum().compute(scheduler="processes", num_workers=1) == pytest.approx(expected)
     assert ids.chunks[0] == theta.chunks[0]
 
@@ -112,18 +125,18 @@ def test_dask_on_processes(store):
 def test_export(store, tmp_path):
     import xarray
 
-    expected = store.numpy()
-    loaded = np.load(store.export(tmp_path / "out.npz"))
+    expected = to_numpy(store)
+    loaded = np.load(export(store, tmp_path / "out.npz"))
     np.testing.assert_array_equal(loaded["id"], expected[0])
     np.testing.assert_array_equal(loaded["x/path"], expected[2]["path"])
     np.testing.assert_array_equal(loaded["lengths/path"], expected[3]["path"])
-    store.export(tmp_path / "out.data", "netcdf", budget=50)
+    export(store, tmp_path / "out.data", "netcdf", budget=50)
     with xarray.open_dataset(tmp_path / "out.data", engine="h5netcdf") as data:
         np.testing.assert_array_equal(data.id, OK[OK < 50])
         np.testing.assert_array_equal(data.theta, expected[1][: len(data.id)])
         assert data.path_length.values.max() == 6
     with pytest.raises(UsageError, match=r"out\.txt with format None; valid are"):
-        store.export(tmp_path / "out.txt")
+        export(store, tmp_path / "out.txt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.data", "out.npz", "store"]
 
 
@@ -132,7 +145,7 @@ def test_an_export_that_fails_leaves_the_old_file(store, tmp_path, monkeypatch):
     out.write_text("old")
     next((store.path / "shards").rglob("theta/c/0/0")).unlink()
     with pytest.raises(Exception, match="theta"):
-        store.export(out)
+        export(store, out)
     assert out.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npz", "store"]
 
@@ -141,7 +154,7 @@ def test_import_of_ready_made_arrays(tmp_path):
     generator = np.random.default_rng(1)
     theta, x = generator.normal(size=(50, 2)), generator.normal(size=(50, 4)).astype("f4")
     x[7, 2] = np.nan
-    store = Store.import_arrays(tmp_path / "in", theta, x, ["mu", "tau"])
+    store = import_arrays(tmp_path / "in", theta, x, ["mu", "tau"])
     assert store.names == ("mu", "tau")
     assert store.counts(50) == {
         "done": 50, "ok": 49, "failed": 0, "timeout": 0, "invalid": 1, "missing": 0
@@ -150,13 +163,13 @@ def test_import_of_ready_made_arrays(tmp_path):
         (7, "NaN or infinity in the outputs of row 7")
     ]
     keep = np.arange(50) != 7
-    np.testing.assert_array_equal(store.numpy()[1], theta[keep])
-    np.testing.assert_array_equal(store.numpy()[2]["x"], x[keep])
-    assert store.verify() == []
-    again = Store.import_arrays(tmp_path / "in", theta, x, ["mu", "tau"])
+    np.testing.assert_array_equal(to_numpy(store)[1], theta[keep])
+    np.testing.assert_array_equal(to_numpy(store)[2]["x"], x[keep])
+    assert verify(store) == []
+    again = import_arrays(tmp_path / "in", theta, x, ["mu", "tau"])
     assert len(again.index.shards) == 1
     with pytest.raises(UsageError, match=r"imported\.content"):
-        Store.import_arrays(tmp_path / "in", theta + 1, x, ["mu", "tau"])
+        import_arrays(tmp_path / "in", theta + 1, x, ["mu", "tau"])
 
 
 @pytest.mark.parametrize(
@@ -175,5 +188,5 @@ def test_import_of_ready_made_arrays(tmp_path):
 def test_import_refuses_what_does_not_fit(tmp_path, change, message):
     good = {"theta": np.zeros((5, 2)), "x": np.zeros((5, 3)), "names": ["a", "b"]}
     with pytest.raises(UsageError, match=message):
-        Store.import_arrays(tmp_path / "in", **(good | change))
+        import_arrays(tmp_path / "in", **(good | change))
     assert not (tmp_path / "in").exists()

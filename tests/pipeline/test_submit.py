@@ -8,10 +8,10 @@ import pytest
 
 from pipeline.config import Config, build, override, read
 from pipeline.errors import UsageError
-from pipeline.jobs.chain import options
-from pipeline.jobs.gate import gate
 from pipeline.run import Run
-from pipeline.submit import states, submit
+from pipeline.submit.chain import options
+from pipeline.submit.gate import gate
+from pipeline.submit.stage import states, submit
 
 PLAIN = {"name": "a", "simulator": "two_moons", "budget": 100, "cluster": {"shared": True}}
 
@@ -41,6 +41,18 @@ def test_a_dry_run_writes_nothing(run: Run) -> None:
     assert f"-m pipeline report -o {run.path}" in scripts["evaluate"]
     assert not run.path.exists()
     assert states(run) == []
+
+
+@pytest.mark.parametrize("text", ["", '{"format": 1, "system": "pbs", "jobs": []}'])
+def test_of_a_damaged_record_of_jobs_nothing_is_known(
+    run: Run, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.path.mkdir(parents=True, exist_ok=True)
+    (run.path / "jobs.json").write_text('{"system": "slurm", "jobs": []}')  # of an earlier version
+    assert states(run) == []
+    (run.path / "jobs.json").write_text(text)
+    assert states(run) == []
+    assert "jobs.json is damaged: which jobs were submitted is not known" in capsys.readouterr().err
 
 
 def test_simulations_that_are_all_there_are_not_queued(finished) -> None:
@@ -84,11 +96,11 @@ def test_the_environment_of_the_nodes_is_the_configuration_s(run: Run) -> None:
 
 def test_the_job_after_an_array_looks_for_itself(run: Run) -> None:
     scripts = jobs(configure("cluster.layout=array"), run, array="0-3")
-    gate = f"-m pipeline.jobs.gate {run.path.resolve()} || {{"
+    gate = f"-m pipeline.submit.gate {run.path.resolve()} || {{"
     assert [gate in text for text in scripts.values()] == [False, True, False]
     assert 'scancel --quiet --state=PENDING "$SLURM_ARRAY_JOB_ID"' in scripts["simulate"]
     plain = jobs(configure(), run)
-    assert not any("pipeline.jobs.gate" in text or "scancel" in text for text in plain.values())
+    assert not any("pipeline.submit.gate" in text or "scancel" in text for text in plain.values())
 
 
 def test_an_array_is_only_asked_for_where_something_is_simulated(finished) -> None:
@@ -137,7 +149,7 @@ def test_a_system_without_chains_gets_one_job(run: Run) -> None:
             "evaluate: nodes=2, but this work uses one node",
         ),
         (["cluster.layout=tree"], {}, "cluster.layout = 'tree': valid are ray"),
-        (["cluster.backend=pbs"], {"qos": "high"}, "pbs has no word for qos"),
+        (["cluster.backend=pbs"], {"qos": "high"}, "pbs has no option qos"),
         (["cluster.backend=slrum"], {}, "did you mean 'slurm'"),
     ],
 )
@@ -160,7 +172,8 @@ def test_a_run_on_this_machine_s_own_disk_is_refused(place: str) -> None:
 
 
 def test_a_simulator_on_this_machine_s_own_disk_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "s.py").write_text("")
+    model = "@simulator(prior={'a': Uniform(0, 1)})\ndef s(a, rng):\n    return rng.normal(a)\n"
+    (tmp_path / "s.py").write_text("from simulators import Uniform, simulator\n" + model)
     config = configure("cluster.shared=false", f"simulator={tmp_path}/s.py:s")
     with pytest.raises(UsageError, match=rf"the simulator {tmp_path}/s\.py is on a disk"):
         jobs(config, Run(Path("/work-of-nobody/run")))
@@ -187,3 +200,26 @@ def test_a_time_in_a_file_is_a_time(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("cluster: {options: {time: 12:00:00, nodes: 2, mem: 4G}}\n")
     assert read(path)["cluster"]["options"] == {"time": "12:00:00", "nodes": 2, "mem": "4G"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"system": "slurm", "jobs": [{"stage": "train", "id": "--user=root"}]}',
+     '{"system": "slurm", "jobs": [{"stage": "../../x", "id": "3"}]}', '{"system": "x", "jobs": []}',
+     '{"system": "slurm", "jobs": 3}'],
+)  # fmt: skip
+def test_a_damaged_note_of_jobs_is_said_and_blocks_nothing(
+    run: Run, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    run.path.mkdir(exist_ok=True)
+    (run.path / "jobs.json").write_text(text)
+    assert states(run) == []
+    assert "jobs.json is damaged" in capsys.readouterr().err
+
+
+def test_a_path_with_a_line_end_reaches_no_script(tmp_path: Path) -> None:
+    run = Run(tmp_path / "a\n#SBATCH --wrap=x")
+    with pytest.raises(UsageError, match="control character"):
+        jobs(configure(), run)
+    with pytest.raises(UsageError, match="printable"):
+        configure(r'name="a\x1b[2J"')

@@ -9,11 +9,14 @@ import torch
 from torch import nn
 
 from estimators.estimator import Phase, Replay
-from pipeline.dataset import Batch, Order, Resident
 from pipeline.errors import PipelineError
-from pipeline.training import checkpoint
-from pipeline.training.loop import Loop, Recipe, Team
-from pipeline.training.weights import Weights
+from pipeline.train import checkpoint
+from pipeline.train.batches import Order, ResidentBatches
+from pipeline.train.dataset import Batch
+from pipeline.train.hyperparameters import Hyperparameters
+from pipeline.train.loop import Loop
+from pipeline.train.ranks import Ranks
+from pipeline.train.weights import Weights
 
 
 class Regression(nn.Module):
@@ -38,13 +41,13 @@ class Regression(nn.Module):
 
 
 class Recorder:
-    """Rank 0's company: saves in memory and stops where it is told."""
+    """A supervisor that saves in memory and stops where it is told."""
 
     def __init__(self, stop_at=math.inf, stride=7):
-        self.stop_at, self.stride, self.states, self.looks = stop_at, stride, [], []
+        self.stop_at, self.stride, self.states, self.checks = stop_at, stride, [], []
 
-    def look(self, loop):
-        self.looks.append(loop.step)
+    def check(self, loop):
+        self.checks.append(loop.step)
         stop = loop.step >= self.stop_at
         return stop, stop, 1 if math.isfinite(self.stop_at) else self.stride
 
@@ -52,7 +55,7 @@ class Recorder:
         self.states.append(loop.state())
 
 
-def recipe(**changes):
+def hyperparameters(**changes):
     values = {
         "steps": 60,
         "learning_rate": 1e-2,
@@ -65,7 +68,7 @@ def recipe(**changes):
         "amp": False,
         "seed": 3,
     }
-    return Recipe(**(values | changes))
+    return Hyperparameters(**(values | changes))
 
 
 def rows(n, seed, noise=0.0):
@@ -77,14 +80,14 @@ def rows(n, seed, noise=0.0):
 
 
 def make(changes=None, noise=0.0):
-    loop = Loop(Regression(), recipe(**(changes or {})), rows(40, 1, noise), Team())
-    return loop, Resident(rows(200, 0, noise), Order(3, 32))
+    loop = Loop(Regression(), hyperparameters(**(changes or {})), rows(40, 1, noise), Ranks())
+    return loop, ResidentBatches(rows(200, 0, noise), Order(3, 32))
 
 
-def run(loop, source, keeper=None):
+def run(loop, source, recorder=None):
     batches = source.batches(loop.step)
     try:
-        return loop.run(batches, keeper or Recorder())
+        return loop.run(batches, recorder or Recorder())
     finally:
         batches.close()
 
@@ -109,9 +112,9 @@ def test_stopped_and_continued_equals_uninterrupted(stop, tmp_path):
     loop, source = make()
     run(loop, source)
     halted, source = make()
-    keeper = Recorder(stop_at=stop)
-    assert not run(halted, source, keeper)
-    checkpoint.write(tmp_path, keeper.states[-1])
+    recorder = Recorder(stop_at=stop)
+    assert not run(halted, source, recorder)
+    checkpoint.write(tmp_path, recorder.states[-1])
     continued, source = make()
     with torch.no_grad():
         for parameter in continued.estimator.parameters():
@@ -166,11 +169,11 @@ def test_a_loss_that_is_not_finite_names_the_step():
     loop, _ = make()
     broken = rows(200, 0)
     broken.theta[:] = float("nan")
-    good = [next(Resident(rows(200, 0), Order(3, 32)).batches(0))]
-    keeper = Recorder()
+    good = [next(ResidentBatches(rows(200, 0), Order(3, 32)).batches(0))]
+    recorder = Recorder()
     batches = iter([*good * 13, *[Batch(broken.theta[:32], {"x": broken.x["x"][:32]})] * 9])
     with pytest.raises(PipelineError, match="the loss is nan in step 13 of 60"):
-        loop.run(batches, keeper)
+        loop.run(batches, recorder)
     with pytest.raises(PipelineError, match="weight is not finite"):
         loop.state()
 
@@ -182,8 +185,11 @@ def test_a_phase_that_asks_for_it_keeps_its_best_average():
             return (Phase("training", 1.0, list(self.parameters()), best=True),)
 
     changes = {"steps": 3000, "validate_every": 50, "learning_rate": 3e-2}
-    validation, training = rows(40, 1, noise=1.0), Resident(rows(40, 0, noise=1.0), Order(3, 32))
-    loop = Loop(Best(128), recipe(**changes), validation, Team())
+    validation, training = (
+        rows(40, 1, noise=1.0),
+        ResidentBatches(rows(40, 0, noise=1.0), Order(3, 32)),
+    )
+    loop = Loop(Best(128), hyperparameters(**changes), validation, Ranks())
     assert run(loop, training)
     assert loop.best_loss < loop.curves[-1]["validation"]
     loop.finish()
@@ -206,16 +212,16 @@ class Twice(Regression):
 
 
 def test_the_end_of_a_phase_is_validated():
-    loop = Loop(Twice(), recipe(validate_every=20), rows(40, 1), Team())
-    run(loop, Resident(rows(200, 0), Order(3, 32)))
+    loop = Loop(Twice(), hyperparameters(validate_every=20), rows(40, 1), Ranks())
+    run(loop, ResidentBatches(rows(200, 0), Order(3, 32)))
     assert [entry["step"] for entry in loop.curves] == [20, 30, 40, 60]
 
 
 def test_every_phase_has_a_schedule_of_its_own():
     model = Twice()
-    loop = Loop(model, recipe(validate_every=5), rows(40, 1), Team())
-    run(loop, Resident(rows(200, 0), Order(3, 32)))
-    own = recipe(steps=30)
+    loop = Loop(model, hyperparameters(validate_every=5), rows(40, 1), Ranks())
+    run(loop, ResidentBatches(rows(200, 0), Order(3, 32)))
+    own = hyperparameters(steps=30)
     expected = [factor * own.rate(k) for factor in (1, 0.1) for k in range(4, 30, 5)]
     assert [entry["learning_rate"] for entry in loop.curves] == pytest.approx(expected)
     now = model.net[0].parameters()
@@ -237,13 +243,13 @@ class Replaying(Regression):
         self.made.append(x["x"])
         return {"theta": theta, "x": x["x"] + 0.1 * torch.randn_like(x["x"])}
 
-    def replayed(self, examples):
+    def replay_loss(self, examples):
         return (self.net(examples["x"]) - examples["theta"]).square().mean()
 
 
 def test_a_phase_with_replay_learns_from_the_latest_examples():
-    loop = Loop(Replaying(), recipe(steps=13, validate_every=100), rows(40, 1), Team())
-    run(loop, Resident(rows(200, 0), Order(3, 32)))
+    loop = Loop(Replaying(), hyperparameters(steps=13, validate_every=100), rows(40, 1), Ranks())
+    run(loop, ResidentBatches(rows(200, 0), Order(3, 32)))
     made = loop.estimator.made
     assert len(made) == 4  # steps 0, 4, 8, 12
     assert loop.examples["x"].shape == (70, 3)
@@ -255,23 +261,23 @@ def test_a_phase_with_replay_learns_from_the_latest_examples():
 @pytest.mark.parametrize("stop", [4, 5, 7])
 def test_a_phase_with_replay_continues_exactly(stop):
     whole, halted, continued = (
-        Loop(Replaying(), recipe(steps=13), rows(40, 1), Team()) for _ in range(3)
+        Loop(Replaying(), hyperparameters(steps=13), rows(40, 1), Ranks()) for _ in range(3)
     )
-    run(whole, Resident(rows(200, 0), Order(3, 32)))
+    run(whole, ResidentBatches(rows(200, 0), Order(3, 32)))
     recorder = Recorder(stop)
-    halted.run(Resident(rows(200, 0), Order(3, 32)).batches(0), recorder)
+    halted.run(ResidentBatches(rows(200, 0), Order(3, 32)).batches(0), recorder)
     continued.load(recorder.states[-1])
-    run(continued, Resident(rows(200, 0), Order(3, 32)))
+    run(continued, ResidentBatches(rows(200, 0), Order(3, 32)))
     assert same(whole.estimator.state_dict(), continued.estimator.state_dict())
 
 
 def test_learning_rate_warms_up_and_falls_as_a_cosine():
-    schedule = recipe(steps=110, warmup=10 / 110, learning_rate=2.0)
+    schedule = hyperparameters(steps=110, warmup=10 / 110, learning_rate=2.0)
     assert [schedule.rate(k) for k in (0, 4, 9)] == pytest.approx([0.2, 1.0, 2.0])
     assert schedule.rate(10) == pytest.approx(2.0)
     assert schedule.rate(60) == pytest.approx(1.0)
     assert 0 < schedule.rate(109) < 1e-3
-    assert recipe(warmup=0.0, learning_rate=2.0).rate(0) == 2.0
+    assert hyperparameters(warmup=0.0, learning_rate=2.0).rate(0) == 2.0
 
 
 def test_steps_are_those_of_adamw_with_clipped_gradients():
@@ -328,3 +334,52 @@ def test_bfloat16_trains():
     loop, source = make({"amp": True})
     assert run(loop, source)
     assert loop.curves[-1]["validation"] < loop.curves[0]["validation"]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 100])
+def test_gradients_in_parts_are_those_of_the_whole_batch(parts):
+    batch = rows(32, 0)
+    losses, gradients = [], []
+    for count in (1, parts):
+        loop, _ = make()
+        loop.estimator.loss = lambda theta, x, progress, net=loop.estimator.net: (
+            (net(x["x"]) - theta).square().mean()
+        )
+        loop.estimator.eval()  # no dropout
+        losses.append(float(loop.differentiate(batch, count)))
+        gradients.append([p.grad.clone() for p in loop.weights.parameters])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for whole, summed in zip(*gradients, strict=True):
+        assert torch.allclose(whole, summed, atol=1e-6)
+
+
+class Narrow(Regression):
+    """Has memory for a few rows only."""
+
+    most = 10
+
+    def loss(self, theta, x, progress):
+        if len(theta) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. More words.")
+        return super().loss(theta, x, progress)
+
+
+@pytest.mark.parametrize(
+    ("most", "accumulate", "message"),
+    [
+        (
+            10,
+            1,
+            "train.batch_size=32 computes 32 rows at a time .CUDA out of memory.; 8 rows fit: "
+            "use train.accumulate=4, or train.batch_size=8",
+        ),
+        (10, 2, "with train.accumulate=2 computes 16 rows .*; 8 rows fit: use train.accumulate=4"),
+        (0, 1, "not even one row fits: take a smaller network"),
+    ],
+)
+def test_out_of_memory_names_what_would_fit(most, accumulate, message):
+    model = Narrow()
+    model.most = most
+    loop = Loop(model, hyperparameters(accumulate=accumulate), rows(5, 1), Ranks())
+    with pytest.raises(PipelineError, match=message):
+        run(loop, ResidentBatches(rows(200, 0), Order(3, 32)))

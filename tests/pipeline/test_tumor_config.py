@@ -6,25 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import build, differences, override, read, resolve, save
+from pipeline.config import build, differences, override, read, save
 from pipeline.errors import UsageError
 from pipeline.run import Run
+from pipeline.stages import configure
 
 TUMOR = Path(__file__).parents[2] / "configs" / "tumor.yaml"
 
 
 def test_another_estimator_keeps_the_summary_and_takes_its_own_arguments(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    first = resolve(run, TUMOR)
+    first = configure(run, TUMOR)
     save(first, run)
-    second = resolve(run, None, ["estimator.name=nsf"])
+    second = configure(run, None, ["estimator.name=nsf"])
     assert list(differences(first, second)) == ["estimator.name"]
     shared = first.estimator.arguments
     assert first.estimator.settings == shared | first.estimator.only["cmpe_distilled"]
     assert second.estimator.settings == shared | second.estimator.only.get("nsf", {})
     assert {"summary", "summary_arguments"} <= set(second.estimator.settings)
     save(second, run)
-    assert resolve(run, None, ["estimator.name=cmpe_distilled"]) == first
+    assert configure(run, None, ["estimator.name=cmpe_distilled"]) == first
 
 
 def test_an_argument_in_two_places_is_refused() -> None:
@@ -44,4 +45,4 @@ def test_wrong_names_are_refused_before_anything_runs(
     tmp_path: Path, word: str, expected: str
 ) -> None:
     with pytest.raises(UsageError, match=expected):
-        resolve(Run(tmp_path), TUMOR, [word])
+        configure(Run(tmp_path), TUMOR, [word])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import simulators
-from pipeline.simulation.task import Simulation
+from pipeline.simulate.spec import SimulationSpec
 from pipeline.store import Outcome
 
 PRIOR = {
@@ -26,7 +26,7 @@ PRIOR = {
 def row(name: str, low: float, high: float) -> Any:
     prior = PRIOR | {name: {"name": "uniform", "low": low, "high": high}}
     simulator = simulators.load("tumor_spheroid", prior=prior)
-    return Simulation(simulator, 1, 0, 1, timeout=20.0).run(np.array([0]))
+    return SimulationSpec(simulator, 1, 0, 1, timeout=20.0).run(np.array([0]))
 
 
 def test_a_good_row_is_ok() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
@@ -17,12 +18,19 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from pipeline.results import latest_training
+from pipeline.run import Run
+from pipeline.track.stage import sync
+from tests.pipeline.conftest import Finished
+from tests.real import missing
+
 ROOT = Path(__file__).parents[2]
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-sync", "--disable-background-networking", "--disable-component-update"),
     "--virtual-time-budget=30000",
 )
+pytestmark = pytest.mark.timeout(900)
 browser = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -32,16 +40,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture
-def served(evaluated: Any) -> Iterator[tuple[str, Any]]:
-    """The UI as `sbiflow ui` starts it."""
-    port = free_port()
-    command = [sys.executable, "-m", "pipeline", "ui", "-o", str(evaluated.run.path)]
+@pytest.fixture(scope="module")
+def served(
+    _evaluated: Finished, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Finished]]:
+    """The UI as `sbiflow ui` starts it, and the run that it shows."""
+    path = tmp_path_factory.mktemp("served") / "run"
+    shutil.copytree(_evaluated.run.path, path)
+    evaluated, port = Finished(Run(path), _evaluated.config), free_port()
+    command = [sys.executable, "-m", "pipeline", "ui", "-o", str(path)]
     command += ["--port", str(port)]
     with subprocess.Popen(command, cwd=ROOT) as process:
         address = f"http://127.0.0.1:{port}"
         try:
-            deadline = time.monotonic() + 150
+            deadline = time.monotonic() + 400
             while not answers(address):
                 assert process.poll() is None, "the UI ended"
                 assert time.monotonic() < deadline, "the UI does not answer"
@@ -68,48 +80,104 @@ def page(address: str) -> str:
     """Return the page as the browser has it once its scripts have run."""
     with tempfile.TemporaryDirectory() as profile:
         command = [str(browser), *QUIET, f"--user-data-dir={profile}", "--dump-dom", address]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     return done.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(browser is None, reason="chromium is not installed: the UI is NOT looked at")
-def test_the_page_of_a_run_shows_metrics_parameters_and_the_report(served: Any) -> None:
+def test_the_page_of_a_run_shows_metrics_parameters_and_the_report(
+    served: tuple[str, Finished],
+) -> None:
+    if browser is None:
+        missing("the UI in a browser", "apt-get install chromium")
     address, done = served
     client = MlflowClient(tracking_uri=address)
     experiment = client.get_experiment_by_name("small")
-    (run,) = client.search_runs([experiment.experiment_id])
+    where = [experiment.experiment_id]
+    (run,) = client.search_runs(where, "tags.`sbiflow.kind` = 'training'")
+    (whole,) = client.search_runs(where, "tags.`sbiflow.kind` = 'run'")
     there = f"{address}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}"
 
     overview = page(there)
-    assert f"small {done.run.latest}" in overview
-    assert "c2st.mean" in overview
-    assert f"{run.data.metrics['c2st.mean']:.4f}"[:5] in overview
+    assert f"small {latest_training(done.run)}" in overview
+    assert "quality/c2st.mean" in overview
+    assert f"{run.data.metrics['quality/c2st.mean']:.4f}"[:5] in overview
     assert "estimator.arguments.width" in overview
     assert "train simulations" in overview
 
-    files = page(f"{there}/artifacts")
+    files = page(f"{address}/#/experiments/{where[0]}/runs/{whole.info.run_id}/artifacts")
     assert "report.html" in files
     assert "config.yml" in files
-    report = f"{address}/get-artifact?path=report.html&run_uuid={run.info.run_id}"
+    report = f"{address}/get-artifact?path=report.html&run_uuid={whole.info.run_id}"
     with urllib.request.urlopen(report, timeout=30) as reply:
         assert reply.read() == done.run.report.read_bytes()
 
 
-@pytest.mark.slow
-def test_sync_into_a_server_gives_what_tracking_live_gives(served: Any) -> None:
-    from pipeline.track import sync
-
+def test_sync_into_a_server_gives_what_tracking_live_gives(
+    served: tuple[str, Finished],
+) -> None:
     address, done = served
     first = sync(done.run, address, "again")
-    assert first.created == 1
+    assert first.created == 3
     assert sync(done.run, address, "again").points == 0
     live, later = MlflowClient(done.run.tracking_uri), MlflowClient(address)
     experiment = live.get_experiment_by_name("small")
-    (one,) = live.search_runs([experiment.experiment_id])
-    (other,) = (later.get_run(i) for i in first.runs)
+    where = "tags.`sbiflow.kind` = 'training'"
+    (one,) = live.search_runs([experiment.experiment_id], where)
+    other = later.get_run(first.runs[1])
     assert one.data.metrics == other.data.metrics
     assert one.data.params == other.data.params
     assert [f.path for f in live.list_artifacts(one.info.run_id)] == [
         f.path for f in later.list_artifacts(other.info.run_id)
     ]
+
+
+def latest(text: str, metric: str) -> float:
+    """Return the value that a page shows beside a metric's name."""
+    found = re.search(rf"{metric}.{{0,2000}}?>(-?\d+\.\d+(?:e-?\d+)?)<", text, flags=re.DOTALL)
+    assert found, f"{metric} is not on the page"
+    return float(found[1])
+
+
+@pytest.mark.slow
+def test_the_page_of_a_training_moves_while_it_works_and_says_when_it_was_killed(
+    finished: Finished,
+) -> None:
+    if browser is None:
+        missing("the UI in a browser", "apt-get install chromium")
+    run, port = finished.run, free_port()
+    words = ["train", "-o", str(run.path), "train.steps=1000000", "train.validate_every=500"]
+    with subprocess.Popen([sys.executable, "-m", "pipeline", *words], cwd=ROOT) as training:
+        try:
+            client = MlflowClient(tracking_uri=run.tracking_uri)
+            found: list[Any] = []
+            until = time.monotonic() + 200
+            where = "tags.`sbiflow.kind` = 'training' and attributes.status = 'RUNNING'"
+            while not found or "loss/train" not in found[0].data.metrics:
+                assert time.monotonic() < until
+                time.sleep(1)
+                if run.database.exists():
+                    found = client.search_runs(["1"], where)
+            command = [sys.executable, "-m", "pipeline", "ui", "-o", str(run.path)]
+            with subprocess.Popen([*command, "--port", str(port)], cwd=ROOT) as server:
+                try:
+                    address = f"http://127.0.0.1:{port}"
+                    while not answers(address):
+                        assert time.monotonic() < until
+                        time.sleep(0.5)
+                    there = f"{address}/#/experiments/1/runs/{found[0].info.run_id}"
+                    before = page(there)
+                    time.sleep(6)
+                    after = page(there)
+                    assert "Running" in before
+                    assert latest(before, "loss/train") != latest(after, "loss/train")
+                    training.kill()
+                    training.wait()
+                    while client.get_run(found[0].info.run_id).info.status == "RUNNING":
+                        assert time.monotonic() < until
+                        time.sleep(0.5)
+                    assert "Killed" in page(there)
+                finally:
+                    server.send_signal(signal.SIGTERM)
+                    server.wait(30)
+        finally:
+            training.kill()

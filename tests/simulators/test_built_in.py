@@ -11,8 +11,27 @@ from scipy import stats
 import simulators
 from simulators.testing import LAWS, Case
 
-WITH_REFERENCE = ["gaussian_linear", "gaussian_mixture", "inverse_kinematics", "slcp", "two_moons"]
-NAMES = [*WITH_REFERENCE, "tumor_spheroid"]
+SLOW = pytest.mark.slow
+# Sets of the test of calibration; those of slcp_distractors and bernoulli_glm_raw are compared
+# with slcp and bernoulli_glm, and that of lotka_volterra with importance resampling.
+WITH_REFERENCE = {
+    "gaussian_linear": 400,
+    "gaussian_linear_uniform": 400,
+    "gaussian_mixture": 400,
+    "gaussian_mixture_uniform": 400,
+    "inverse_kinematics": 60,
+    "slcp": 400,
+    "two_moons": 400,
+}
+TEMPERED = {"bernoulli_glm": 100, "sir": 30}
+NAMES = [
+    *WITH_REFERENCE,
+    *TEMPERED,
+    "bernoulli_glm_raw",
+    "lotka_volterra",
+    "slcp_distractors",
+    "tumor_spheroid",
+]
 
 
 def module(name: str):
@@ -41,7 +60,14 @@ def resampled(simulator, x, proposals: int, n: int, seed: int = 0):
 
 
 def test_all_are_tested():
-    assert set(simulators.available()) - {"imported", "program"} == set(NAMES)
+    elsewhere = {
+        "imported",
+        "program",
+        "fashion_denoising",
+        "fashion_images",
+        "linear_gaussian_image",
+    }  # which have files of tests of their own
+    assert set(simulators.available()) - elsewhere == set(NAMES)
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
@@ -312,12 +338,14 @@ def test_slcp_reference_against_importance_sampling(points):
         assert stats.ks_2samp(first, second).statistic < tolerance
 
 
-@pytest.mark.parametrize("name", WITH_REFERENCE)
-def test_reference_is_calibrated(name):
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [*WITH_REFERENCE.items(), *(pytest.param(*one, marks=SLOW) for one in TEMPERED.items())],
+)
+def test_reference_is_calibrated(name, sets):
     """Ranks of the true theta among the draws of the first reference are uniform (SBC)."""
     simulator = simulators.load(name)
-    draws, sets = 99, 60 if name == "inverse_kinematics" else 400
-    ranks = []
+    draws, ranks = 99, []
     for seed in range(sets):
         theta, x = observation(simulator, seed)
         posterior = simulator.reference(x, draws, np.random.default_rng([seed, 1]))

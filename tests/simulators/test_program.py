@@ -197,7 +197,9 @@ def test_source_digest_follows_the_files_of_the_command(tmp_path):
     command = [sys.executable, "model.py", "{parameters}", "{output}"]
     program = Program(command, PRIOR, directory=str(tmp_path))
     first = program.source_digest()
-    (tmp_path / "model.py").write_text(NUMPY + "\n")
+    (tmp_path / "model.py").write_text(NUMPY + "\n# a comment does not count\n")
+    assert program.source_digest() == first
+    (tmp_path / "model.py").write_text(NUMPY + "\npass\n")
     assert program.source_digest() != first
 
 

@@ -11,7 +11,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from simulators import LogUniform, MultivariateNormal, Uniform, simulator
+from simulators import LogUniform, MultivariateNormal, OutputError, Uniform, simulator
 
 PRIOR = {"mu": Uniform(-3, 3), "sigma": LogUniform(0.1, 2)}
 
@@ -76,7 +76,8 @@ def test_a_model_may_take_the_whole_vector():
 
     theta = identity.prior.sample(np.random.default_rng(0), 3)
     block = identity.simulate_block(theta, np.random.default_rng(1))
-    assert block["x"] is theta  # handed over, not copied
+    assert np.array_equal(block["x"], theta)
+    assert not np.shares_memory(block["x"], theta)
     assert block["size"].shape == (3,)
     assert identity(**dict.fromkeys(names, 1.0))["size"] == 6
 
@@ -151,25 +152,25 @@ def test_identity_is_json_and_complete():
 
 
 def test_keywords_with_a_default_are_arguments():
-    made = with_arguments.recipe(points=7)
+    made = with_arguments.factory(points=7)
     assert with_arguments.arguments == {"points": 4, "scale": [1, 2]}
     assert made.arguments == {"points": 7, "scale": [1, 2]}
     assert made(mu=0, seed=0)["x"].shape == (7,)
     with pytest.raises(TypeError, match="no argument 'pionts'; did you mean 'points'"):
-        with_arguments.recipe(pionts=7)
+        with_arguments.factory(pionts=7)
     with pytest.raises(ValueError, match="'mu' has a prior, so it is not an argument"):
-        with_arguments.recipe(mu=1.0)
+        with_arguments.factory(mu=1.0)
     with pytest.raises(TypeError, match="argument 'points' must be finite numbers"):
-        with_arguments.recipe(points=object())
+        with_arguments.factory(points=object())
 
 
 def test_references_hold_for_the_own_prior_and_arguments():
     x, rng = {"x": np.zeros(4)}, np.random.default_rng(0)
     assert with_arguments.reference(x, 5, rng).shape == (5, 1)
-    assert with_arguments.recipe(prior={"mu": Uniform(-3, 3)}).references
+    assert with_arguments.factory(prior={"mu": Uniform(-3, 3)}).references
     for other in ({"prior": {"mu": Uniform(-1, 1)}}, {"points": 9}):
         with pytest.raises(ValueError, match="no reference posterior"):
-            with_arguments.recipe(**other).reference(x, 5, rng)
+            with_arguments.factory(**other).reference(x, 5, rng)
     with pytest.raises(ValueError, match="no reference 'exact'; valid: flat"):
         with_arguments.reference(x, 5, rng, "exact")
     with pytest.raises(ValueError, match="gives no likelihood"):
@@ -211,11 +212,19 @@ def test_a_function_without_a_prior_waits_for_one():
     ("returned", "kind", "said"),
     [
         ({}, ValueError, "no outputs"),
-        (None, TypeError, "'x' must hold real numbers, got dtype object"),
-        ("text", TypeError, "got dtype <U4"),
-        (1j, TypeError, "got dtype complex128"),
-        ({1: 2}, TypeError, "output name 1 must be a Python identifier"),
-        ({"a/b": 2}, TypeError, "output name 'a/b'"),
+        (None, ValueError, "returned None"),
+        ({"y": None}, ValueError, "output 'y' is None"),
+        ("text", OutputError, "got dtype <U4"),
+        (1j, OutputError, r"'x' must hold real numbers \(.*64 bits\), got dtype complex128"),
+        (np.longdouble(1), OutputError, "got dtype float128"),
+        (np.array([None]), OutputError, "got dtype object"),
+        (np.datetime64("2020"), OutputError, "got dtype datetime64"),
+        ([[1.0], [1.0, 2.0]], OutputError, "'x' is no array"),
+        ({"y": {"z": 1}}, OutputError, "'y' must hold real numbers .* got dtype object"),
+        (np.ma.masked_less([1.0, -1.0], 0), OutputError, "'x' is a masked array, whose mask would"),
+        (np.ma.masked_array([1.0]), OutputError, "'x' is a masked array"),
+        ({1: 2}, OutputError, "output name 1 must be a Python identifier"),
+        ({"a/b": 2}, OutputError, "output name 'a/b'"),
     ],
 )
 def test_bad_outputs_are_named(returned, kind, said):
@@ -233,9 +242,70 @@ def test_a_block_of_another_length_is_refused():
         return mu[:2]
 
     with pytest.raises(
-        ValueError, match=r"'x' of a batched simulator must have shape \(3, \.\.\.\)"
+        OutputError, match=r"'x' of a batched simulator must have shape \(3, \.\.\.\)"
     ):
         model.simulate_block(np.ones((3, 2)), np.random.default_rng(0))
+
+
+def test_the_mask_of_a_ragged_output_has_a_name_of_its_own():
+    model = simulator(prior=PRIOR, ragged=["t"])(lambda mu, sigma: {"t": [mu], "t_mask": sigma})
+    with pytest.raises(OutputError, match="output 't_mask' has the name that training"):
+        model(mu=0, sigma=1)
+
+
+def test_outputs_and_parameters_are_copies():
+    buffer, kept = np.zeros(2), []
+
+    @simulator(prior=PRIOR)
+    def reuses(theta):
+        buffer[:] = theta
+        kept.append(theta)
+        theta *= 2
+        return {"view": buffer, "theta": theta, "part": theta[:1]}
+
+    given = np.array([1.0, 2.0])
+    first = reuses.simulate(given, np.random.default_rng(0))
+    reuses.simulate(np.array([5.0, 6.0]), np.random.default_rng(0))
+    kept[0][:] = np.nan
+    assert given.tolist() == [1.0, 2.0]
+    assert {name: value.tolist() for name, value in first.items()} == {
+        "view": [1.0, 2.0],
+        "theta": [2.0, 4.0],
+        "part": [2.0],
+    }
+    assert reuses.shared_arrays(np.array([[1.0, 2.0], [3, 4]]), np.random.default_rng(0)) == [
+        f"{what}; sbiflow copies it"
+        for what in (
+            "output 'view' is a view of an array that the next simulation writes again",
+            "output 'theta' is a view of the parameters",
+            "output 'part' is a view of the parameters",
+            "outputs 'part' and 'theta' are views of one array",
+            "the model changes its parameters",
+        )
+    ]
+
+
+def test_blocks_are_copies_too():
+    buffer = np.zeros((4, 1))
+
+    @simulator(prior=PRIOR, batched=True)
+    def reuses(mu, sigma):
+        buffer[: len(mu), 0] = mu
+        mu += 1
+        return {"view": buffer[: len(mu)], "mu": mu}
+
+    theta = np.arange(4.0).reshape(2, 2)
+    first = reuses.simulate_block(theta, np.random.default_rng(0))
+    reuses.simulate_block(theta + 9, np.random.default_rng(0))
+    assert theta.tolist() == [[0.0, 1.0], [2.0, 3.0]]
+    assert first["view"].tolist() == [[0.0], [2.0]]
+    assert first["mu"].tolist() == [1.0, 3.0]
+    shared = reuses.shared_arrays(np.arange(8.0).reshape(4, 2), np.random.default_rng(0))
+    assert [one.partition(";")[0] for one in shared] == [
+        "output 'view' is a view of an array that the next simulation writes again",
+        "output 'mu' is a view of the parameters",
+        "the model changes its parameters",
+    ]
 
 
 def test_blocks_are_for_batched_simulators():
@@ -258,7 +328,7 @@ def test_ragged_outputs():
     assert len(lengths) > 1
     with pytest.raises(ValueError, match="batched simulator cannot have ragged"):
         simulator(prior=PRIOR, ragged=["events"], batched=True)(lambda mu, sigma: mu)
-    with pytest.raises(ValueError, match="'event' is declared ragged but is no array"):
+    with pytest.raises(OutputError, match="'event' is declared ragged but is no array"):
         simulator(prior=PRIOR, ragged=["event"])(lambda mu, sigma: {"events": mu})(mu=0, sigma=1)
 
 

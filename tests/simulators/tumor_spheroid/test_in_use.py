@@ -30,6 +30,7 @@ budget: 24
 test: 0
 max_failed: 1.0
 simulate: {timeout: 20}
+track: {live: false}
 """
 
 

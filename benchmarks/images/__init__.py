@@ -1,0 +1,1 @@
+"""Bayesian denoising of images: what each network and method reaches, and what it costs."""

@@ -1,0 +1,1 @@
+"""Inverse solvers against exact posteriors, and the claims of the consistency paper tested one by one."""

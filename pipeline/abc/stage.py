@@ -1,0 +1,158 @@
+"""ABC as a stage of a run: configured, resumable, in the journal, and in the report beside the network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from pipeline.abc.distance import distance_of
+from pipeline.abc.smc import AbcResult, abc_smc
+from pipeline.config import IMPORTED, Config, simulator_of
+from pipeline.errors import DamagedError, UsageError
+from pipeline.events import Recorder
+from pipeline.files import write_arrays
+from pipeline.progress import duration, log
+from pipeline.results import POSTERIOR, abc_done, latest_training, write_abc
+from pipeline.run import STREAMS, Run
+from pipeline.stop import Stop
+from pipeline.store import Store
+
+Observation = dict[str, np.ndarray]
+FORMAT = 1  # raised when equal settings would give other particles
+
+
+def abc(
+    config: Config,
+    run: Run,
+    observation: Observation,
+    *,
+    stop: Stop,
+    record: Recorder | None = None,
+) -> dict[str, Any]:
+    """Run ABC-SMC for an observation, continue where it was stopped, or find it done.
+
+    Arguments:
+        config: the whole configuration; `abc` has the settings.
+        run: the run directory; results are in `abc/KEY`.
+        observation: the outputs of the simulator by name.
+        stop: request to leave; a repeat uses all simulations that are finished.
+        record: takes the events for the journal.
+
+    Returns:
+        The content of `done.json`: settings, epsilon of each generation, simulations by outcome, seconds.
+
+    Raises:
+        UsageError: the observation does not fit, or a setting is wrong.
+        TooManyFailed: more than `abc.max_failed` of the simulations failed.
+        Stopped: a stop was requested.
+    """
+    if config.simulator.name == IMPORTED:
+        raise UsageError("ABC simulates, and the simulations of this run were made elsewhere")
+    settings = _settings(config, run, observation)
+    key = _key(settings)
+    try:
+        if (done := abc_done(run, key)) is not None:
+            log(f"abc: {key} is done")
+            return done
+    except DamagedError as error:
+        log(f"abc: {error}; made anew from its simulations")
+    distance = distance_of(config.abc.distance, _posterior(run) if _learns(config) else None)
+    _check(run, observation)
+    record, folder = record or (lambda event: None), run.abc(key)
+    folder.mkdir(parents=True, exist_ok=True)
+    record({"event": "start", "abc": key})
+    write_arrays(folder / "observation.npz", observation)
+    began = time.monotonic()
+    asked = config.abc
+    result = abc_smc(
+        simulator_of(config),
+        observation,
+        folder,
+        distance=distance,
+        population=asked.population,
+        generations=asked.generations,
+        simulations=asked.simulations or np.inf,
+        seed=config.seed,
+        workers=config.simulate.workers,
+        timeout=config.simulate.timeout,
+        max_failed=asked.max_failed,
+        backend=config.cluster.backend,
+        address=config.cluster.address,
+        stop=stop,
+        keep=True,
+        record=lambda event: record({**event, "abc": key}),
+    )
+    seconds = round(time.monotonic() - began, 3)
+    content = write_abc(run, key, _content(result, settings, seconds))
+    record({"event": "abc", "abc": key, "seconds": seconds, "simulations": result.simulations})
+    log(f"abc: {key}, {sum(result.simulations.values())} simulations, {duration(seconds)}")
+    return content
+
+
+def _check(run: Run, observation: Observation) -> None:
+    """Refuse an observation with other names or shapes than the outputs that are kept, if there are any."""
+    for stream in STREAMS:
+        if not (run.store(stream) / "store.json").exists():
+            continue
+        schema = Store.open(run.store(stream)).schema
+        if schema is None:
+            continue
+        fixed = {n: s for n, (_, s) in schema.arrays.items() if n not in schema.ragged}
+        wrong = [n for n, s in fixed.items() if np.shape(observation.get(n, 0)) != tuple(s)]
+        if wrong or set(observation) != set(schema.arrays):
+            valid = ", ".join(f"{name} {tuple(s)}" for name, (_, s) in schema.arrays.items())
+            given = ", ".join(f"{name} {np.shape(v)}" for name, v in observation.items())
+            raise UsageError(f"the observation has {given}; the simulator's outputs are {valid}")
+
+
+def _settings(config: Config, run: Run, observation: Observation) -> dict[str, Any]:
+    """Return everything that determines the particles."""
+    asked = config.abc.model_dump(mode="json")
+    if _learns(config):
+        asked["posterior"] = latest_training(run)
+    seen = hashlib.sha256()
+    for name in sorted(observation):
+        values = np.ascontiguousarray(observation[name])
+        seen.update(f"{name} {values.dtype} {values.shape}".encode() + values.tobytes())
+    return {
+        "format": FORMAT,
+        "abc": asked,
+        "simulator": simulator_of(config).identity(),
+        "seed": config.seed,
+        "timeout": config.simulate.timeout,
+        "observation": seen.hexdigest(),
+    }
+
+
+def _key(settings: dict[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return f"{settings['abc']['population']}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _learns(config: Config) -> bool:
+    return config.abc.distance == "learned"
+
+
+def _posterior(run: Run) -> Any:
+    return run.training(latest_training(run)) / POSTERIOR
+
+
+def _content(result: AbcResult, settings: dict[str, Any], seconds: float) -> dict[str, Any]:
+    values = asdict(result)
+    low, middle, high = result.quantile(np.array([0.025, 0.5, 0.975])).tolist()
+    return {
+        "names": list(result.names),
+        "median": middle,
+        "low": low,
+        "high": high,
+        "epsilon": values["epsilon"].tolist(),
+        "effective_draws": float(1 / np.square(result.weight).sum()),
+        "simulations": result.simulations,
+        "seconds": seconds,
+        "settings": settings,
+    }

@@ -1,0 +1,1 @@
+"""Import of simulations that were made elsewhere."""

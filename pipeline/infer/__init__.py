@@ -1,0 +1,1 @@
+"""Inference: posterior draws for observations."""

@@ -1,1 +1,0 @@
-"""Parts of submission: which jobs, and what is refused."""

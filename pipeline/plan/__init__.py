@@ -1,0 +1,1 @@
+"""What a run would do, and what can be checked before it."""

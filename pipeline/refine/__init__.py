@@ -1,0 +1,1 @@
+"""Rounds of simulations for one observation: truncated sequential inference."""

@@ -1,0 +1,161 @@
+"""A pool of worker processes: no Ray, no ports, the same guarantees as with actors.
+
+A worker runs a `SimulationActor` behind a pipe: `python -m pipeline.simulate.process_pool HANDLE NAME`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.simulate.actor import SimulationActor, WorkerSetup
+from pipeline.simulate.calls import CallResult, Worker, environment
+from pipeline.simulate.children import marked
+
+LEAVE = 20.0  # seconds that workers have to close their spools
+
+
+@dataclass(eq=False)
+class Process(Worker):
+    """A worker that is a child of this process; `handle` is this end of the pipe."""
+
+    child: Any = None
+    _numbers: Iterator[int] = field(default_factory=count)
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        number = next(self._numbers)
+        with suppress(OSError):  # it is dead, which `collect` will notice
+            self.handle.send((number, method, arguments))
+        return number
+
+    def end(self) -> None:
+        self.child.kill()
+        self.child.wait()
+        self.handle.close()
+
+
+class ProcessPool:
+    """`size` living worker processes."""
+
+    module = "pipeline.simulate.process_pool"  # the module that a worker runs
+
+    def __init__(self, setup: WorkerSetup, size: int, cpus: float) -> None:
+        self.setup = setup
+        self._variables = os.environ | environment(cpus)
+        self._numbers = count()
+        self.workers: list[Worker] = []
+        try:
+            for _ in range(size):
+                self.workers.append(self._add())
+        except BaseException:
+            self.dismiss(0.0)
+            raise
+
+    def _add(self) -> Process:
+        name = f"{next(self._numbers):05d}"
+        ours, theirs = Pipe()
+        with theirs:
+            child = self._start(theirs, name)
+        worker = Process(name, ours, child=child)
+        worker.send("start", self.setup)
+        return worker
+
+    def _start(self, connection: Connection, name: str) -> Any:
+        return subprocess.Popen(
+            [sys.executable, "-m", self.module, str(connection.fileno()), name],
+            env=self._variables | marked(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            pass_fds=[connection.fileno()],
+        )  # fmt: skip
+
+    def note(self, worker: Worker) -> Path:
+        return self.setup.folder / f"{worker.name}.note"
+
+    def collect(self, timeout: float) -> Iterator[CallResult]:
+        """Yield the answers that are there, after waiting at most `timeout` seconds for the first.
+
+        A dead worker is replaced; its answer is `lost`.
+
+        Raises:
+            PipelineError: a call raised it.
+        """
+        owners = {worker.handle: worker for worker in self.workers if worker.calls}
+        if not owners:
+            time.sleep(timeout)
+        for handle in wait(list(owners), timeout) if owners else ():
+            worker = owners[handle]
+            try:
+                number, result, error = worker.handle.recv()
+            except (EOFError, OSError):
+                yield self._replace(worker)
+                continue
+            call = worker.calls.pop(number)
+            if error is not None:
+                raise error
+            worker.started = True
+            yield CallResult(worker, call, result)
+
+    def _replace(self, worker: Worker) -> CallResult:
+        assert isinstance(worker, Process)
+        worker.end()
+        self.workers[self.workers.index(worker)] = self._add()
+        return CallResult(worker, next(iter(worker.calls.values())), lost=True)
+
+    def dismiss(self, patience: float = LEAVE) -> None:
+        """Let idle workers close their spools, then end all of them."""
+        deadline = time.monotonic() + patience
+        closing = [worker for worker in self.workers if worker.started and not worker.blocks]
+        for worker in closing:
+            worker.ask("close")
+        for worker in closing if patience else ():
+            _drain(worker.handle, deadline)
+        for worker in self.workers:
+            assert isinstance(worker, Process)
+            worker.end()
+        self.workers = []
+
+
+def _drain(handle: Connection, deadline: float) -> None:
+    """Wait until a worker that was told to close has ended."""
+    try:
+        while handle.poll(max(0.0, deadline - time.monotonic())):
+            handle.recv()
+    except (EOFError, OSError):
+        return
+
+
+def serve(connection: Connection, actor: SimulationActor) -> None:
+    """Answer calls of an actor's methods until told to close, or until the driver has ended."""
+    method = ""
+    while method != "close":
+        try:
+            number, method, arguments = connection.recv()
+        except (EOFError, OSError):
+            return
+        result, failed = None, None
+        try:
+            result = getattr(actor, method)(*arguments)
+        except PipelineError as error:
+            failed = error
+        except Exception as error:
+            failed = PipelineError(f"a simulation process failed: {error!r}")
+        try:
+            connection.send((number, result, failed))
+        except OSError:  # a simulator has closed it
+            return
+
+
+if __name__ == "__main__":
+    driver = Connection(int(sys.argv[1]))
+    serve(driver, SimulationActor(sys.argv[2]))
+    with suppress(OSError):  # a simulator has closed it
+        driver.close()

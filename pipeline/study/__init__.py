@@ -1,0 +1,1 @@
+"""Studies: many trainings over shared simulations, by one command."""

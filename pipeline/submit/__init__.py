@@ -1,0 +1,1 @@
+"""Submission: the stages of a run as jobs of a batch system."""

@@ -1,0 +1,1 @@
+"""Tracking: what the run directory holds, written to MLflow."""

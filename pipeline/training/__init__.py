@@ -1,1 +1,0 @@
-"""The parts of the training stage: loop, weights, checkpoints, workers."""
