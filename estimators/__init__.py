@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from estimators import automatic
 from estimators.checks import renamed
 from estimators.registry import arguments, available, check, current
 
@@ -83,7 +84,7 @@ def create(
     """Return a new estimator, shaped and standardised by training rows.
 
     Arguments:
-        name: one of `available()`, `package.module:attribute`, or an entry point.
+        name: one of `available()`, of which `auto` chooses by the rows, see `estimators.automatic`; `package.module:attribute`, or an entry point.
         theta: parameters, shape (n, D), natural units.
         x: the simulator's outputs, each of shape (n, ...).
         low, high: bounds of the prior, shape (D,); -inf and inf where there is none.
@@ -118,6 +119,8 @@ def create(
         parameter_shape=parameter_shape,
         grouping=grouping,
     )
+    if name == automatic.NAME:
+        name, arguments = automatic.CHOSEN, automatic.chosen(problem, len(theta), arguments)
     estimator = build(name, problem, arguments)
     standardise_by(estimator, standardisation, grouped=grouping != "element")
     estimator.standardise(theta, x)

@@ -38,6 +38,7 @@ from estimators.consistency import ConsistencyEstimator, pseudo_huber
 from estimators.estimator import Phase, Replay
 from estimators.network import free_form_network
 from estimators.npse import NPSE, NPSESettings
+from estimators.posterior import SamplingSteps
 from estimators.preconditioning import Preconditioning
 from estimators.problem import InferenceProblem
 from estimators.settings import (
@@ -138,6 +139,22 @@ class CMPEDistilled(ConsistencyEstimator):
             ),
         )
 
+    def standardise(self, theta: Tensor, x: Mapping[str, Tensor]) -> None:
+        super().standardise(theta, x)
+        if self.teacher.centre is not None:
+            context = self.context(x, len(theta))
+            self.teacher.centre.fit(self.transform(theta), context)
+            self._limit(self.teacher.latent(theta, context))
+
+    def sample_latent(
+        self, context: Tensor, generator: torch.Generator, sampling_steps: SamplingSteps
+    ) -> Tensor:
+        drawn = super().sample_latent(context, generator, sampling_steps)
+        return self.teacher.placed(drawn, context)
+
+    def transport(self, z: Tensor, context: Tensor, sampling_steps: SamplingSteps) -> Tensor:
+        return self.teacher.placed(super().transport(z, context, sampling_steps), context)
+
     def begin(self, phase: int) -> None:
         if phase == 1:  # f starts as a denoiser; layers that only f has keep their first weights
             start, taught = self.student.state_dict(), self.teacher.denoisers[0].state_dict()
@@ -157,7 +174,11 @@ class CMPEDistilled(ConsistencyEstimator):
             u (rows, N, D), t (rows, N), end (rows, D), context (rows, C). With many parameters u holds
             c_in(t) u_t in half precision.
         """
-        u, context = self.transform(theta), self._perturbed_summary(x, len(theta))
+        context = self._fixed_summary(x, len(theta))
+        u = self.teacher.latent(theta, context)
+        if x:
+            spread = self.settings.jitter * self.whole_batch(context).std(0, correction=0)
+            context = torch.addcmul(context, spread, torch.randn_like(context))
         place = torch.arange(self.points + 1, device=u.device).repeat(len(u), 1)
         place = place - torch.rand(len(u), 1, device=u.device)
         place[:, 0], place[:, -1] = 0.0, self.points - 1.0  # from T to epsilon
@@ -189,17 +210,13 @@ class CMPEDistilled(ConsistencyEstimator):
         output = self.student(*self.inputs(noisy, context, t, scales.c_in(t)), masks)
         return torch.addcmul(scales.c_skip(t, noisy), scales.c_out(t), output)
 
-    @torch.no_grad()
-    def _perturbed_summary(self, x: Mapping[str, Tensor], rows: int) -> Tensor:
-        """Return the summary of x with random vectors added."""
+    def _fixed_summary(self, x: Mapping[str, Tensor], rows: int) -> Tensor:
+        """Return the summary of x, which no longer learns: without dropout."""
         training = self.summary.training
-        self.summary.eval()  # it no longer learns: no dropout
+        self.summary.eval()
         context = self.context(x, rows)
         self.summary.train(training)
-        if not x:
-            return context
-        spread = self.settings.jitter * self.whole_batch(context).std(0, correction=0)
-        return torch.addcmul(context, spread, torch.randn_like(context))
+        return context
 
 
 def _move_to_teacher(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:

@@ -99,7 +99,11 @@ class ConsistencyEstimator(Estimator):
 
     def standardise(self, theta: Tensor, x: Mapping[str, Tensor]) -> None:
         super().standardise(theta, x)
-        low, high = self.transform(theta).aminmax(dim=0)
+        self._limit(self.transform(theta))
+
+    def _limit(self, u: Tensor) -> None:
+        """Take the range in which draws are kept from latents of training rows."""
+        low, high = u.aminmax(dim=0)
         self.low.copy_(low - MARGIN * (high - low))
         self.high.copy_(high + MARGIN * (high - low))
 

@@ -136,6 +136,7 @@ class Estimator(nn.Module):
         self.range.fit(x)
         if x:
             self.summary.fit(x)
+            self.summary.select(self.transform(theta), x)
 
     def context(self, x: Mapping[str, Tensor], rows: int) -> Tensor:
         """Return the summary of x, shape (rows, C); C = 0 where the simulator has no outputs."""

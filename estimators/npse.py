@@ -31,6 +31,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from estimators.centre import Centre
 from estimators.checks import within
 from estimators.consistency import decreasing_times, times_apart
 from estimators.estimator import Estimator, Phase
@@ -41,7 +42,7 @@ from estimators.network.time import LogTimeFeatures
 from estimators.posterior import SamplingSteps
 from estimators.preconditioning import Preconditioning
 from estimators.problem import InferenceProblem
-from estimators.settings import EstimatorSettings, Float, NetworkSpec, PositiveFloat, PositiveInt
+from estimators.settings import EstimatorSettings, Flag, Float, NetworkSpec, PositiveFloat, PositiveInt
 
 
 class NPSESettings(EstimatorSettings, NetworkSpec):
@@ -53,6 +54,8 @@ class NPSESettings(EstimatorSettings, NetworkSpec):
         input_scale: a, factor on the inputs u and x of a network: the spatial frequencies it starts with.
         epsilon, T: the shortest and the longest time.
         p_mean, p_std: mean and standard deviation of log t in training.
+        centre: whether networks learn u relative to its regression on x, see `estimators.centre`; for
+            summaries without weights.
         sampling_steps: network passes for a draw.
     """
 
@@ -63,6 +66,7 @@ class NPSESettings(EstimatorSettings, NetworkSpec):
     T: Float = 10.0
     p_mean: Float = -2.0
     p_std: PositiveFloat = 2.0
+    centre: Flag = False
     sampling_steps: PositiveInt = 30
 
     @model_validator(mode="after")
@@ -94,6 +98,7 @@ class NPSE(Estimator):
         self.preconditioning = Preconditioning()
         self.inputs = NetworkInputs(LogTimeFeatures(settings.features), settings.input_scale)
         sizes = problem.size, self.summary.width, self.inputs.features.width
+        self.centre = centre_of(self) if settings.centre else None
         self.denoisers = nn.ModuleList(
             free_form_network(settings.network, *sizes, settings.network_settings, problem.shape)
             for _ in range(settings.members)
@@ -107,9 +112,24 @@ class NPSE(Estimator):
     def row_memory(self) -> int:
         return max(network.row_memory for network in self._members())
 
-    def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
+    def standardise(self, theta: Tensor, x: Mapping[str, Tensor]) -> None:
+        super().standardise(theta, x)
+        if self.centre is not None:
+            self.centre.fit(self.transform(theta), self.context(x, len(theta)))
+
+    def latent(self, theta: Tensor, context: Tensor) -> Tensor:
+        """Return what the networks learn, shape (rows, D): u, or u relative to its regression on x."""
         u = self.transform(theta)
-        context = self.inputs.context(self.context(x, len(u)))
+        return u if self.centre is None else self.centre(u, context)
+
+    def placed(self, v: Tensor, context: Tensor) -> Tensor:
+        """Return u, shape (rows, D), of what the networks drew."""
+        return v if self.centre is None else self.centre.inverse(v, context)
+
+    def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
+        context = self.context(x, len(theta))
+        u = self.latent(theta, context)
+        context = self.inputs.context(context)
         total = torch.zeros((), device=u.device)
         for network in self._members():
             level = torch.randn(len(u), 1, device=u.device)
@@ -154,10 +174,10 @@ class NPSE(Estimator):
         )
         u = self.denoise(times[:, :1] * z, context, times[:, :1])
         if times.shape[1] == 1:
-            return u
+            return self.placed(u, context)
         for point in self.path(u + times[:, 1:2] * z, context, times[:, 1:]):
             u = point
-        return self.denoise(u, context, times[:, -1:])
+        return self.placed(self.denoise(u, context, times[:, -1:]), context)
 
     def path(self, u: Tensor, context: Tensor, times: Tensor) -> Iterator[Tensor]:
         """Follow the probability flow by DPM-Solver++(2M), one network pass for each step.
@@ -200,3 +220,17 @@ class NPSE(Estimator):
         within("sampling_steps", sampling_steps, 1, integer=True)
         ratio = (self.epsilon / self.T) ** (1 / max(sampling_steps - 1, 1))
         return [self.T * ratio**k for k in range(sampling_steps)]
+
+
+def centre_of(estimator: Estimator) -> Centre:
+    """Return the centre of an estimator, not yet fitted.
+
+    Raises:
+        ValueError: its summary has weights, with which the regression would have to move.
+    """
+    if any(True for _ in estimator.summary.parameters()):
+        raise ValueError(
+            "centre = true: the summary network is trained; valid are summaries without weights: "
+            "identity, tabular"
+        )
+    return Centre(estimator.summary.width, estimator.problem.size)

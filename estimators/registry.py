@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from estimators import plugins
+from estimators import automatic, plugins
 from estimators.checks import renamed
 from estimators.settings import check_names, defaults, model_of, validated
 
@@ -22,6 +22,7 @@ GROUP = "sbiflow.estimators"
 
 TABLE = {
     "acf": "estimators.acf:ACF",
+    "auto": "estimators.cmpe_distilled:CMPEDistilled",  # with settings by `estimators.automatic`
     "cmpe": "estimators.cmpe:CMPE",
     "cmpe_distilled": "estimators.cmpe_distilled:CMPEDistilled",
     "ensemble": "estimators.ensemble:Ensemble",
@@ -116,7 +117,16 @@ def current_names(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(name: str, problem: InferenceProblem, given: Mapping[str, Any]) -> Estimator:
-    """Return a new estimator that remembers its name and arguments (an artefact holds both)."""
+    """Return a new estimator that remembers its name and arguments (an artefact holds both).
+
+    Raises:
+        LookupError: unknown estimator, or `auto`, which needs training rows.
+    """
+    if name == automatic.NAME:
+        raise LookupError(
+            f"estimator {name!r} is chosen by training rows, in estimators.create; here one is named: "
+            f"{automatic.CHOSEN}, for example"
+        )
     given, kind = current_names(name, given), resolve(name)
     settings = validated(f"estimator {name!r}", model_of(kind), given)
     by_name = kind.settings_type is None

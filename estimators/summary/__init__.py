@@ -20,6 +20,7 @@ TABLE = {
     "naive_cnn": "estimators.summary.naive_cnn:NaiveCNN",
     "recurrent": "estimators.summary.recurrent:Recurrent",
     "set_transformer": "estimators.summary.set_transformer:SetTransformer",
+    "tabular": "estimators.summary.tabular:Tabular",
     "temporal_transformer": "estimators.summary.temporal_transformer:TemporalTransformer",
 }
 

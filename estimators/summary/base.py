@@ -21,6 +21,9 @@ class Summary(nn.Module):
         """Standardise by training outputs."""
         raise NotImplementedError
 
+    def select(self, u: Tensor, x: Mapping[str, Tensor]) -> None:
+        """Choose among the outputs by training parameters u (n, D); most summaries take all."""
+
 
 def he_initialise(module: nn.Module) -> None:
     """Draw the weights of linear and convolutional layers with variance 2 / inputs, biases 0.

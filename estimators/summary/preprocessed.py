@@ -52,6 +52,9 @@ class Preprocessed(Summary):
     def fit(self, x: Mapping[str, Tensor]) -> None:
         self.network.fit(self._prepare(x))
 
+    def select(self, u: Tensor, x: Mapping[str, Tensor]) -> None:
+        self.network.select(u, self._prepare(x))
+
     def forward(self, x: Mapping[str, Tensor]) -> Tensor:
         return self.network(self._prepare(x))
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from estimators.outputs import MASK
 from pipeline.errors import UsageError
 from pipeline.store.observation import Observation, without_row
 from pipeline.store.ranges import Ranges
@@ -203,6 +204,12 @@ class Table:
         return np.concatenate(found)[:n]
 
     @property
+    def shapes_with_masks(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one row of each output, and of the masks of those of varying length."""
+        masks = {f"{name}{MASK}": self.shapes[name][:1] for name in self.ragged}
+        return self.shapes | masks
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one row as float32."""
         values = sum(int(np.prod(shape)) for shape in self.shapes.values())
@@ -283,7 +290,7 @@ class Table:
         for name, shape in self.shapes.items():
             columns[name] = np.empty((n, *shape), np.float32)
         for name in self.ragged:
-            columns[f"{name}_mask"] = np.empty((n, self.shapes[name][0]), np.float32)
+            columns[f"{name}{MASK}"] = np.empty((n, self.shapes[name][0]), np.float32)
         return columns
 
     def _read(
@@ -322,7 +329,7 @@ class Table:
                 longest = self.shapes[name][0]
                 columns[name][at] = 0
                 columns[name][at, : values.shape[1]] = values[:, :longest]
-                columns[f"{name}_mask"][at] = np.arange(longest) < rows.lengths[name][chosen, None]
+                columns[f"{name}{MASK}"][at] = np.arange(longest) < rows.lengths[name][chosen, None]
             else:
                 columns[name][at] = values
 

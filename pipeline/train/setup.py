@@ -30,6 +30,7 @@ from pipeline.results import Results
 from pipeline.run import Run
 from pipeline.store import Store
 from pipeline.store.observation import Observation
+from pipeline.train.automatic import decided
 from pipeline.train.batches import Order, ResidentBatches, StreamedBatches
 from pipeline.train.dataset import IDS, Batch, Table, mix, validates
 from pipeline.train.hyperparameters import Hyperparameters
@@ -70,6 +71,8 @@ class Training:
             self.store, config.budget, config.train.validation, self._observation()
         )
         check_rows(config, self.table.train_rows, self.table.validation_rows)
+        shape = self.prior.shape if self.prior else (self.table.parameters,)
+        self.config = decided(config, shape, self.table.shapes_with_masks, self.table.train_rows)
 
     def _observation(self) -> Observation | None:
         """Return how rows are observed; None where they are as they are kept."""
@@ -295,7 +298,9 @@ def build(
     Raises:
         UsageError: it cannot be built; the message says why.
     """
-    asked = config.estimator
+    shape = prior.shape if prior else (len(names),)
+    x = {name: tuple(values.shape[1:]) for name, values in sample.x.items()}
+    asked = decided(config, shape, x, config.budget).estimator
     try:
         return estimators.create(
             asked.name,

@@ -55,10 +55,12 @@ def train(
         PipelineError: training diverged, or another process runs this training.
     """
     training, record = Training(config, run), record or (lambda event: None)
+    if training.config != config:
+        log(f"train: estimator {config.estimator.name}: {_told(training.config)}")
     results = Results(run, training.key)
     with _alone(training.directory):
         result = _finished(results)
-        _keep_config(results, config)
+        _keep_config(results, training.config)
         if result is None:
             _train(training, stop, record)
             result = TrainResult.read(results)
@@ -72,6 +74,12 @@ def train(
         raise PipelineError(f"training {training.key} ended without a result")
     run.write_latest(training.key)
     return result
+
+
+def _told(config: Config) -> str:
+    settings = config.estimator.settings
+    given = ", ".join(f"{key}={value}" for key, value in settings.items())
+    return f"{config.estimator.name} with {given}"
 
 
 def _finished(results: Results) -> TrainResult | None:
