@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from estimators.passes import best_times as best_times
     from estimators.posterior import Posterior as Posterior
     from estimators.problem import InferenceProblem as InferenceProblem
+    from estimators.recalibration import recalibrate as recalibrate
     from estimators.training_range import OutOfRangeWarning as OutOfRangeWarning
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "current",
     "distil",
     "load",
+    "recalibrate",
     "save",
 ]
 
@@ -55,6 +57,7 @@ _LAZY = {
     "OutOfRangeWarning": "estimators.training_range",
     "best_times": "estimators.passes",
     "distil": "estimators.distilled_density",
+    "recalibrate": "estimators.recalibration",
 }
 
 

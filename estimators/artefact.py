@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from estimators import recalibration
 from estimators.description import DESCRIPTION, FORMAT, WEIGHTS, ArtefactError, aside, read, sealed
 from estimators.estimator import Estimator
 from estimators.posterior import Posterior
@@ -100,7 +101,9 @@ def restore(
         raise ArtefactError(
             f"{path / WEIGHTS}: does not fit estimator {name!r}: {error}"
         ) from error
-    return Posterior(estimator.to(device).eval(), provenance)
+    posterior = Posterior(estimator.to(device).eval(), provenance)
+    posterior.recalibration = recalibration.load(path, description["weights"]["sha256"])
+    return posterior
 
 
 def _problem(description: dict[str, Any]) -> InferenceProblem:

@@ -9,9 +9,10 @@ is what the estimator learns and draws, and u = m(c) + L v. Where u | x is norma
 standard normal for every x, and nothing is left to learn. Where it is not, v | x is another distribution
 of about unit scale: the map is one-to-one for each x, so nothing is lost.
 
-The features phi are none, c, or c with all its squares and products. Ridge regression on each, with the
-penalty of the smallest leave-one-out error, gives residuals e_i / (1 - h_ii) of rows left out; the features
-with the smallest log det of their covariance are taken.
+The features phi are c, or c with all its squares and products. Ridge regression on each, with the penalty
+of the smallest leave-one-out error, gives residuals e_i / (1 - h_ii) of rows left out; the features with
+the smaller det of their covariance S are taken. Where (det S)^(1/D) stays above 0.6 of that of u alone, the
+regression explains little, and v = u.
 
 Hoerl, Kennard: Ridge Regression: Biased Estimation for Nonorthogonal Problems (1970). Allen: The
 Relationship between Variable Selection and Data Augmentation and a Method for Prediction (1974).
@@ -19,11 +20,14 @@ Relationship between Variable Selection and Data Augmentation and a Method for P
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 PENALTIES = torch.logspace(-6, 1, 15, dtype=torch.float64)  # in units of the rows
 MOST_FEATURES = 512  # more products of outputs are not tried
+EXPLAINED = 0.6  # (det S)^(1/D) of the parameters given x, from which on nothing is centred
 MOST_ROWS = 16_384  # of training; more hardly change a regression
 
 
@@ -58,13 +62,17 @@ class Centre(nn.Module):
         self.low.copy_(low)
         self.high.copy_(high)
         features, target = self._features(context).double(), u.double()
-        widths = {0, context.shape[1], features.shape[1]}
+        widths = {context.shape[1], features.shape[1]}
         found = [_ridge(features[:, :count], target) for count in sorted(widths)]
         weight, bias, covariance = min(found, key=lambda fit: float(fit[2].logdet()))
+        explained = covariance.logdet() - _ridge(features[:, :0], target)[2].logdet()
         self.weight.zero_()
-        self.weight[: len(weight)] = weight
-        self.bias.copy_(bias)
-        self.root.copy_(torch.linalg.cholesky(covariance))
+        self.bias.zero_()
+        self.root.copy_(torch.eye(len(self.root)))
+        if explained < len(bias) * math.log(EXPLAINED):
+            self.weight[: len(weight)] = weight
+            self.bias.copy_(bias)
+            self.root.copy_(torch.linalg.cholesky(covariance))
 
     def forward(self, u: Tensor, context: Tensor) -> Tensor:
         """Return v, shape (rows, D)."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from estimators.checks import renamed
 from estimators.memory import draws_that_fit
 from estimators.observation import Observation, batched
+from estimators.recalibration import DRAWS, Recalibration
 from estimators.training_range import OutOfRangeWarning
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Posterior:
         self.names = estimator.problem.names
         self.estimator = estimator.name
         self.provenance = dict(provenance or {})
+        self.recalibration: Recalibration | None = None
 
     @property
     def x_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -72,6 +74,7 @@ class Posterior:
         sampling_steps: SamplingSteps = None,
         seed: int | None = None,
         bf16: bool = False,
+        calibrated: bool = False,
         steps: SamplingSteps = None,
     ) -> Tensor:
         """Return draws theta ~ p(theta | x), shape (B, n, D), natural units, float32.
@@ -87,15 +90,19 @@ class Posterior:
             sampling_steps: network passes, where the method has a choice; None is its default.
             seed: None takes torch's global generator.
             bf16: compute in bfloat16 where torch deems it safe.
+            calibrated: move the draws so that intervals cover as often as they say, see
+                `estimators.recalibration`; at least 1000 are drawn for that.
             steps: the former name of `sampling_steps`.
 
         Raises:
-            ValueError: x has other names or shapes than the training data, n < 0, or sampling_steps where
-                there is no choice.
+            ValueError: x has other names or shapes than the training data, n < 0, sampling_steps where
+                there is no choice, or calibrated where the posterior is not recalibrated for them.
             MemoryError: the memory of a GPU does not hold the draws of one pass.
         """
         if steps is not None:
             sampling_steps = renamed("steps", steps, "sampling_steps")
+        if calibrated:
+            return self._recalibrated(x, n, sampling_steps=sampling_steps, seed=seed, bf16=bf16)
         x, single = batched(self.x_shapes, x)
         device = self._device()
         with self._evaluation(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -105,6 +112,23 @@ class Posterior:
                 draws[rows] = theta
         draws = draws.view(len(context), n, len(self.names))
         return draws[0] if single else draws
+
+    def _recalibrated(
+        self, x: Observation, n: int, *, sampling_steps: SamplingSteps, **given: Any
+    ) -> Tensor:
+        if self.recalibration is None:
+            raise ValueError(
+                "calibrated = True: this posterior was not recalibrated; run `sbiflow evaluate -o RUN "
+                "evaluate.calibrated=true`, or estimators.recalibrate(posterior, theta, x)"
+            )
+        steps = self.sampling_steps if sampling_steps is None else sampling_steps
+        self.recalibration.require(steps)
+        drawn = self.sample(x, max(n, DRAWS) if n else 0, sampling_steps=sampling_steps, **given)
+        transform = self.module.transform
+        single = drawn.ndim == 2
+        v = transform.scaled(drawn[None] if single else drawn)
+        theta = transform.natural(self.recalibration.move(v, steps))[:, :n]
+        return theta[0] if single else theta
 
     @torch.inference_mode()
     def summary(self, x: Observation) -> Tensor:

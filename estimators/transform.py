@@ -153,7 +153,10 @@ class ParameterTransform(nn.Module):
 
     def inverse(self, u: Tensor) -> Tensor:
         """Return theta of shape (..., D), within the bounds."""
-        v = self.bound(self.standard.inverse(u))
+        return self.natural(self.bound(self.standard.inverse(u)))
+
+    def natural(self, v: Tensor) -> Tensor:
+        """Return theta of v, both (..., D); what lies beyond a bound is set to it."""
         v = torch.minimum(torch.maximum(v, self.low), self.high)
         theta = torch.where(self.log, v.exp(), v)
         return torch.minimum(torch.maximum(theta, self.theta_low), self.theta_high)

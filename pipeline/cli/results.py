@@ -34,6 +34,9 @@ def sample(
     reweight: Annotated[
         bool, typer.Option("--reweight", help="Weight by prior and likelihood, if there is one.")
     ] = False,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="Recalibrated, as by evaluate.calibrated=true.")
+    ] = False,
     words: Annotated[list[str] | None, typer.Argument(metavar="[sampling_steps=N]")] = None,
 ) -> None:
     """Draw from the latest posterior for an observation."""
@@ -46,7 +49,7 @@ def sample(
         sampling_steps = sampling.read_sampling_steps(word)
     with stop_on_signals() as stop, stop.at_once("sample"):
         observation = read_observation(obs)
-        shape = sampling.sample(target, observation, n, sampling_steps, seed, out, reweight)
+        shape = sampling.sample(target, observation, n, sampling_steps, seed, out, reweight, calibrated)
     print(shown(f"{out}: theta {shape}"))
 
 

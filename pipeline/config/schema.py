@@ -169,6 +169,8 @@ class EvaluateConfig(_Strict):
     """Network passes of one draw; a list compares several."""
     reference: str | None = None
     """Which reference posterior; null: the simulator's first."""
+    calibrated: bool = False
+    """Whether draws are recalibrated on the validation rows, see `docs/calibration.md`."""
     gpu: bool = False
     """Whether the draws of `evaluate` and `sample` are computed on a GPU."""
     workers: int | None = Field(None, ge=1)

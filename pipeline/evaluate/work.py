@@ -23,6 +23,7 @@ from pipeline.config import IMPORTED, Config, simulator_of
 from pipeline.errors import DamagedError, UsageError
 from pipeline.evaluate.blocks import SETS, Blocks, TestBlock
 from pipeline.evaluate.metric import apply, as_json, metric_of
+from pipeline.evaluate.recalibration import recalibrate
 from pipeline.evaluate.reference import Reference
 from pipeline.evaluate.simulations import TestSimulations, open_test_store
 from pipeline.imported.stage import parameters
@@ -87,6 +88,8 @@ class Evaluation:
         with advising(run, "train"):
             self.posterior = self.results.load(device("evaluate.gpu", self.asked.gpu))
         self.store = open_test_store(run, config.test)
+        if self.asked.calibrated:
+            recalibrate(config, run, self.results, self.posterior, self.sampling_steps)
         self._warm: set[int | None] = set()
         self._references: np.ndarray | None = None
 
@@ -111,7 +114,7 @@ class Evaluation:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Everything that determines the metrics."""
-        return {
+        settings = {
             "format": FORMAT,
             "metrics": list(self.asked.metrics),
             "draws": self.asked.draws,
@@ -122,6 +125,10 @@ class Evaluation:
             "test_digest": self.store.digest(self.config.test),
             "weights": self.results.weights_digest(),
         }
+        held = self.posterior.recalibration
+        if not self.asked.calibrated or held is None:
+            return settings
+        return settings | {"calibrated": {"rows": held.rows, "count": held.count}}
 
     def finished(self) -> dict[str, Any] | None:
         """Return the metrics of an earlier evaluation with equal settings, None if there are no intact ones."""
@@ -206,7 +213,10 @@ class Evaluation:
     ) -> np.ndarray:
         """Return draws (count, n, D); without observations they are those of the prior."""
         each = n if x else count * n
-        draws = self.posterior.sample(x, each, sampling_steps=steps, seed=seed)
+        calibrated = self.asked.calibrated
+        draws = self.posterior.sample(
+            x, each, sampling_steps=steps, seed=seed, calibrated=calibrated
+        )
         return draws.view(count, n, -1).cpu().numpy()
 
     def _log_probs(

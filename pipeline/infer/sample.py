@@ -50,6 +50,7 @@ def sample(
     seed: int,
     out: Path,
     reweight: bool = False,
+    calibrated: bool = False,
 ) -> tuple[int, ...]:
     """Draw from the latest posterior of a run and write `theta`, `names` and `observation/*` to a file.
 
@@ -65,6 +66,7 @@ def sample(
         seed: of the draws.
         out: the file, .npz.
         reweight: weight the draws by prior times likelihood over their density.
+        calibrated: move the draws as `evaluate.calibrated=true` found; they are then held in memory.
 
     Returns:
         The shape of theta, (n, D) for one observation, (B, n, D) for several.
@@ -73,6 +75,8 @@ def sample(
         UsageError: an observation, sampling steps, a file to write, or a simulator that do not fit; no GPU
             where `evaluate.gpu` asks for one.
     """
+    if reweight and calibrated:
+        raise UsageError("--reweight and --calibrated: moved draws have no density; give one of them")
     check_out(out)
     require_numbers("the observation", observation)
     if out.suffix != ".npz":
@@ -95,6 +99,11 @@ def sample(
                 )
                 theta = iter([drawn.pop("theta")])
                 arrays |= drawn
+            elif calibrated:
+                drawn = posterior.sample(
+                    observed.x, n, sampling_steps=sampling_steps, seed=seed, calibrated=True
+                )
+                theta = iter([drawn.cpu().numpy()])
             else:
                 batches = posterior.batches(observed.x, n, sampling_steps=sampling_steps, seed=seed)
                 theta = _counted(batches, count * n)

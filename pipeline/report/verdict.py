@@ -21,6 +21,10 @@ UNDER = (
     "To try: longer training (train.steps=...); more sampling steps (evaluate.sampling_steps=...), where the"
     " estimator has a choice; a wider network (see `docs/estimators.md`) or more simulations (budget=...)."
 )
+RECALIBRATE = (
+    "Or, without another training: evaluate.calibrated=true moves the draws so that intervals cover as often"
+    " as they say (see `docs/calibration.md`)."
+)
 
 
 def verdicts(
@@ -35,7 +39,7 @@ def verdicts(
     found = [*_overfitted(done or {}), *_weights(done or {})]
     if result:
         metrics, names = result.get("metrics", {}), result.get("posterior", {}).get("names", ())
-        found += _calibration(metrics, names)
+        found += _calibration(metrics, names, result.get("settings", {}).get("calibrated"))
         found += _ranks(metrics, names)
         found += _trivial(metrics, names)
         found += _failed(result.get("failed_share", {}))
@@ -61,7 +65,9 @@ def _weights(done: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _calibration(metrics: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
+def _calibration(
+    metrics: Mapping[str, Any], names: Sequence[str], calibrated: Mapping[str, Any] | None
+) -> Iterator[str]:
     ece = metrics.get("ece", {})
     if ece.get("max") is None or ece["max"] <= ece["null_band"][1] + ROUNDING:
         return
@@ -82,6 +88,18 @@ def _calibration(metrics: Mapping[str, Any], names: Sequence[str]) -> Iterator[s
     yield (
         f"The posterior is out of its calibration band: MaxECE is {ece['max']:.3f}, a perfect posterior has"
         f" {low:.3f} to {high:.3f} on {ece.get('n', 'as many')} test sets.{what} {advice}".rstrip()
+        + f" {_recalibration(calibrated)}"
+    )
+
+
+def _recalibration(calibrated: Mapping[str, Any] | None) -> str:
+    """Return what to do about intervals without another training, or what limits those that were moved."""
+    if calibrated is None:
+        return RECALIBRATE
+    count = calibrated["count"]
+    return (
+        f"Draws were recalibrated on {calibrated['rows']}: with these, coverage of a half is off by"
+        f" {0.5 / np.sqrt(count + 2):.3f} (one standard deviation). More rows: train.validation=0.2."
     )
 
 

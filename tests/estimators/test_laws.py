@@ -22,6 +22,7 @@ CASES = {
         "cmpe_distilled",
         {"width": 16, "depth": 1, "members": 2, "dropout": 0.2, "points": 5, "sampling_steps": 3},
     ),
+    "auto": ("auto", {"width": 16, "depth": 1, "members": 1, "points": 5, "sampling_steps": 3}),
     "ensemble": (
         "ensemble",
         {"member": "nsf", "members": 2, "arguments": {"hidden": [16], "transforms": 1}},
@@ -33,6 +34,7 @@ CASES = {
     ),
     "nsf": ("nsf", {"hidden": [32], "transforms": 2, "bins": 8}),
     "npse": ("npse", {"width": 16, "depth": 1, "members": 2, "sampling_steps": 5}),
+    "npse-centre": ("npse", {"width": 16, "depth": 1, "centre": True, "bounds": "probit"}),
     "nsf-autoregressive-logit": ("nsf_autoregressive", {"hidden": [32], "bounds": "logit"}),
 }
 
