@@ -77,7 +77,7 @@ class StoreConfig(_Strict):
 class EstimatorConfig(_Strict):
     """Which posterior estimator, with the arguments of its constructor."""
 
-    name: str = "cmpe_distilled"
+    name: str = "auto"
     """Built-in name, `file.py:attribute`, `package.module:attribute` or entry point."""
     preprocessing: str = "none"
     """Preprocessing of the outputs, by name."""

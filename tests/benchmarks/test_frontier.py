@@ -40,10 +40,29 @@ def test_a_cell_from_simulation_to_table(
     assert 0.5 < found["sbibm"] <= 1
     assert 0.5 < found["paper"] <= 1
     assert (
-        "| gaussian_mixture_uniform | 100 | small | prior | 60 | 0 | 1 |" in capsys.readouterr().out
+        "| gaussian_mixture_uniform | 100 | small | 10 of the prior | 60 | 0 | 1 |"
+        in capsys.readouterr().out
     )
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     main()  # nothing is left to do
     assert len(out.read_text().splitlines()) == 1
+
+
+def test_fewer_sets_and_one_classifier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--tasks", "gaussian_mixture_uniform", "--budgets", "100", "--seeds", "0", "--sets", "2"]
+    words += ["--passes", "0", "--draws", "60", "--classifiers", "paper", "--set", *SMALL]
+    words += ["--out", str(tmp_path / "f.jsonl")]
+    monkeypatch.setattr(sys, "argv", ["frontier", *words])
+    main()
+    found = json.loads((tmp_path / "f.jsonl").read_text())["passes"]["0"]
+    assert 0.5 < found["paper"] <= 1
+    assert "sbibm" not in found
+    monkeypatch.setattr(sys, "argv", ["frontier", *words, "--sets", "11"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--sets 11: valid are 2 to 10" in capsys.readouterr().err
 
 
 def test_observations_of_a_copy_of_sbibm(tmp_path: Path) -> None:

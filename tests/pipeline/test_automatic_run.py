@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import config as configuration
 from pipeline.errors import UsageError
 from pipeline.results import Results
 from pipeline.stop import Stop
@@ -49,3 +50,19 @@ def test_a_preprocessing_that_does_not_fit_is_refused(finished: Any) -> None:
     config = automatic(finished, "estimator.preprocessing=tumor_spheroid")
     with pytest.raises(UsageError, match=r"estimator\.preprocessing='tumor_spheroid'"):
         Training(config, finished.run)
+
+
+def test_a_run_from_before_continues_where_no_estimator_is_named(finished: Any) -> None:
+    """Its configuration holds the former default, and the file that made it names none."""
+    plain = finished.config.plain()
+    unnamed = {key: plain[key] for key in ("name", "seed", "simulator", "budget", "test")}
+    unnamed |= {"max_failed": 0.3, "train": plain["train"]}
+    before = configuration.build(unnamed | {"estimator": "cmpe_distilled"})
+    configuration.save(before, finished.run)
+    (finished.run.path / "journal.jsonl").unlink()
+    assert configuration.resolve(finished.run, unnamed).estimator.name == "cmpe_distilled"
+    with pytest.raises(UsageError, match=r"estimator\.name: 'cmpe_distilled' -> 'auto'"):
+        configuration.resolve(finished.run, unnamed | {"estimator": "auto"})
+    asked = configuration.resolve(finished.run, unnamed, ["estimator.name=auto"])
+    assert asked.estimator.name == "auto"
+    assert configuration.build(unnamed).estimator.name == "auto"
