@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from estimators.checks import renamed
-from estimators.memory import draws_that_fit
 from estimators.given import given_parameters
+from estimators.memory import draws_that_fit
 from estimators.observation import Observation, batched, with_absent
 from estimators.training_range import OutOfRangeWarning
 

@@ -23,6 +23,7 @@ class JointPosterior(Posterior):
     module: Any  # estimators.joint.estimator.Joint, or one distilled from it
 
     @torch.inference_mode()
+    @torch.inference_mode()
     def emulate(
         self,
         theta: ArrayLike,
