@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,29 @@ from estimators.joint.estimator import Joint, JointSettings
 from estimators.joint.network import JointTransformer
 from estimators.joint.states import ABSENT, CONDITION, TARGET, RandomStates
 from estimators.posterior import Posterior
+from pipeline.train.batches import Order, ResidentBatches
+from pipeline.train.dataset import Batch
 from pipeline.train.hyperparameters import Hyperparameters
+from pipeline.train.loop import Loop
+from pipeline.train.ranks import Ranks
 
 SMALL: dict[str, Any] = {"width": 8, "depth": 1, "heads": 2, "frequencies": 2}
 COVARIANCE = torch.tensor(  # of theta_1, theta_2, x_1, x_2 in standard units
     [[1.0, 0.3, 0.6, 0.2], [0.3, 1.0, 0.1, 0.5], [0.6, 0.1, 1.0, 0.4], [0.2, 0.5, 0.4, 1.0]]
 )
 DRAWS = 10_000
+HYPERPARAMETERS = Hyperparameters(
+    steps=100,
+    learning_rate=3e-3,
+    weight_decay=1e-4,
+    warmup=0.02,
+    clip=5.0,
+    ema=0.99,
+    validate_every=100,
+    patience=None,
+    amp=False,
+    seed=0,
+)
 
 
 class Exact(Joint):
@@ -231,6 +249,43 @@ def test_what_cannot_be_variables_is_refused() -> None:
         testing.make("joint", width=8, heads=3)
 
 
+@pytest.mark.parametrize("stop", [5, 9])
+def test_a_training_of_both_phases_continues_exactly(stop: int) -> None:
+    theta, x = (
+        torch.as_tensor(v).float() for v in (testing.rows()[0], testing.rows()[1]["counts"])
+    )
+    held_out, rows = Batch(theta[:40], {"x": x[:40]}), Batch(theta[40:], {"x": x[40:]})
+
+    def loop() -> Loop:
+        torch.manual_seed(0)
+        model = estimators.create("joint_distilled", theta, {"x": x}, **SMALL, points=4)
+        return Loop(model, replace(HYPERPARAMETERS, steps=12, validate_every=3), held_out, Ranks())
+
+    whole, halted, continued = loop(), loop(), loop()
+    keeper = Keeper(stop)
+    for one, supervisor in ((whole, Keeper(100)), (halted, keeper), (continued, Keeper(100))):
+        if one is continued:
+            one.load(keeper.state)
+        one.run(ResidentBatches(rows, Order(3, 32)).batches(one.step), supervisor)
+    weights = whole.estimator.state_dict()
+    assert whole.step == continued.step == 12
+    assert all(torch.equal(v, weights[k]) for k, v in continued.estimator.state_dict().items())
+
+
+class Keeper:
+    """Keeps the state at a step and stops there."""
+
+    def __init__(self, stop: int) -> None:
+        self.stop = stop
+        self.state: dict[str, Any] = {}
+
+    def check(self, loop: Loop) -> tuple[bool, bool, int]:
+        return loop.step == self.stop, loop.step == self.stop, 1
+
+    def save(self, loop: Loop) -> None:
+        self.state = copy.deepcopy(loop.state())
+
+
 @pytest.mark.slow
 def test_training_finds_every_conditional_of_gaussian_linear() -> None:
     """Means within .12 and standard deviations within 12 % of the exact ones, by 10 and by 30 passes.
@@ -252,18 +307,7 @@ def fitted(steps: int) -> Any:
     names = list(simulator.prior.names)
     settings = {"width": 32, "depth": 2, "frequencies": 3, "p_mean": -1.0, "p_std": 1.5}
     model = estimators.create("joint_distilled", theta, x, names=names, **settings)
-    hyperparameters = Hyperparameters(
-        steps=steps,
-        learning_rate=3e-3,
-        weight_decay=1e-4,
-        warmup=0.02,
-        clip=5.0,
-        ema=0.99,
-        validate_every=steps // 4,
-        patience=None,
-        amp=False,
-        seed=0,
-    )
+    hyperparameters = replace(HYPERPARAMETERS, steps=steps, validate_every=steps // 4)
     rows, held_out = torch.arange(10_000).split([9800, 200])
     train(model, hyperparameters, batch(theta, x).take(rows), batch(theta, x).take(held_out), 256)
     return model
