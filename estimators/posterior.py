@@ -109,14 +109,12 @@ class Posterior:
         device = self._device()
         with self._evaluation(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             context, generator = self._context(x), self._start(n, sampling_steps, seed)
-            transform = self.module.transform
-            known = given_parameters(self.names, transform, given, len(context))
-            if given:
-                context = self.module.conditioned(context, transform(known))
+            known = self._known(given, len(context))
+            if known is not None:
+                context = self.module.conditioned(context, self.module.transform(known))
             draws = torch.empty(len(context) * n, len(self.names), device=device)
             for rows, theta in self._drawn(context, n, generator, sampling_steps):
-                exact = known[rows // n]
-                draws[rows] = torch.where(exact.isnan(), theta, exact) if given else theta
+                draws[rows] = theta if known is None else _with(known[rows // n], theta)
         draws = draws.view(len(context), n, len(self.names))
         return draws[0] if single else draws
 
@@ -256,6 +254,12 @@ class Posterior:
                 raise
             raise ValueError(f"{error}; {self._needs_all()}") from None
 
+    def _known(self, given: Mapping[str, ArrayLike] | None, count: int) -> Tensor | None:
+        """Return the given parameters (B, D), NaN elsewhere; None where none are given."""
+        if not given:
+            return None
+        return given_parameters(self.module.problem, self.module.transform, given, count)
+
     def _needs_all(self) -> str:
         return (
             f"estimator {self.estimator!r} needs all outputs: {CONDITIONALS} takes observations in which "
@@ -332,3 +336,8 @@ class Posterior:
             yield
         finally:
             self.module.train(training)
+
+
+def _with(known: Tensor, theta: Tensor) -> Tensor:
+    """Return draws (rows, D) with the given values, which are no NaN, in their places."""
+    return torch.where(known.isnan(), theta, known)

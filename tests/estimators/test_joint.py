@@ -217,6 +217,14 @@ def test_given_may_differ_between_observations() -> None:
     assert torch.equal(draws[:, :, 0], torch.tensor([[0.1] * 3, [0.2] * 3]))
 
 
+def test_a_bound_itself_may_be_given() -> None:
+    theta = np.random.default_rng(0).uniform(0, 0.1, (64, 2))  # float32 has no 0.1
+    model = estimators.create("joint", theta, {"x": theta}, low=[0, 0], high=[0.1, 0.1], **SMALL)
+    draws = model.posterior().sample({"x": [0.0, 0.1]}, 3, given={"theta0": 0.1}, seed=0)
+    assert draws[:, 0].numpy() == pytest.approx(0.1)
+    assert (draws[:, 0].double() <= 0.1).all()
+
+
 def test_others_name_who_has_conditionals() -> None:
     posterior, x = testing.make("cmpe", width=8).posterior(), testing.rows(2)[1]
     with pytest.raises(NotImplementedError, match="train estimator 'joint' or 'joint_distilled'"):
