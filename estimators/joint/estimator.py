@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from estimators.diffusion import DiffusionEstimator, DiffusionSettings
 from estimators.estimator import Phase
 from estimators.joint.density import log_density
+from estimators.joint.graph import adjacency
 from estimators.joint.network import JointTransformer
 from estimators.joint.posterior import JointPosterior
 from estimators.joint.states import TARGET, RandomStates
@@ -52,6 +53,8 @@ class JointSettings(DiffusionSettings):
         posterior_share: share of the rows that train p(theta | x).
         likelihood_share: share of the rows that train p(x | theta); all others train random conditionals.
         absent_share: share of the rows in which outputs are absent.
+        graph: names of parameters and outputs with those that they depend on directly, see
+            `estimators.joint.graph`; only these tokens attend to each other. None: all do.
         bounds: treatment of bounded parameters, see `estimators.transform`.
     """
 
@@ -62,6 +65,7 @@ class JointSettings(DiffusionSettings):
     posterior_share: Share = 0.5
     likelihood_share: Share = 0.1
     absent_share: Share = 0.25
+    graph: dict[str, list[str]] | None = None
     bounds: str = "reflect"
 
     @model_validator(mode="after")
@@ -116,6 +120,7 @@ class Joint(DiffusionEstimator):
             depth=settings.depth,
             heads=settings.heads,
             frequencies=settings.frequencies,
+            connected=None if settings.graph is None else adjacency(self.problem, settings.graph),
         )
 
     @property

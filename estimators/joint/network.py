@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,15 +36,25 @@ class JointTransformer(nn.Module):
         depth: number of blocks.
         heads: attention heads; a divisor of the width.
         frequencies: number of frequencies w_k, geometric from 1 to 16.
+        connected: which variables attend to which, bool (N, N); None: all to all.
 
     Raises:
         ValueError: heads do not divide width.
     """
 
     frequencies: Tensor
+    connected: Tensor | None
 
     def __init__(
-        self, size: int, time: int, *, width: int, depth: int, heads: int, frequencies: int
+        self,
+        size: int,
+        time: int,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        frequencies: int,
+        connected: Tensor | None = None,
     ) -> None:
         super().__init__()
         if width % heads:
@@ -51,6 +62,7 @@ class JointTransformer(nn.Module):
         self.size, self.width, self.depth = size, width, depth
         exponents = torch.linspace(math.log(LOWEST), math.log(HIGHEST), frequencies)
         self.register_buffer("frequencies", exponents.exp(), persistent=False)
+        self.register_buffer("connected", connected, persistent=False)
         self.features = 2 * frequencies + 1
         columns = ABSENT * self.features + COUNT  # an absent value has no features
         self.embedding = nn.Parameter(torch.randn(size, columns, width) / self.features**0.5)
@@ -81,7 +93,7 @@ class JointTransformer(nn.Module):
         h = torch.matmul(self._features(values, states), self.embedding).transpose(0, 1)
         scales = self.modulation(condition).chunk(4 * self.depth + 2, dim=-1)
         for k, block in enumerate(self.blocks):
-            h = block(h, *scales[4 * k : 4 * k + 4])
+            h = block(h, scales[4 * k : 4 * k + 4], self.connected)
         return self.last(modulate(h, *scales[-2:])).squeeze(-1)
 
     def _features(self, values: Tensor, states: Tensor) -> Tensor:
@@ -110,13 +122,20 @@ class Block(nn.Module):
         self.down = nn.Linear(2 * width, width)
 
     def forward(
-        self, h: Tensor, scale1: Tensor, shift1: Tensor, scale2: Tensor, shift2: Tensor
+        self, h: Tensor, scales: Sequence[Tensor], connected: Tensor | None = None
     ) -> Tensor:
-        """Return tokens (rows, N, width); scales and shifts have the shape (rows, 1, width)."""
+        """Return tokens (rows, N, width).
+
+        Arguments:
+            h: tokens, shape (rows, N, width).
+            scales: scale and shift before attention, then before the perceptron, each (rows, 1, width).
+            connected: which tokens attend to which, bool (N, N); None: all to all.
+        """
+        scale1, shift1, scale2, shift2 = scales
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in self.attend(modulate(h, scale1, shift1)).chunk(3, dim=-1)
         )
-        found = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        h = h + self.join(found)
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=connected)
+        h = h + self.join(found.transpose(1, 2).flatten(2))
         return h + self.down(F.silu(self.up(modulate(h, scale2, shift2))))

@@ -17,6 +17,7 @@ import simulators
 from benchmarks.fit import batch, train
 from estimators import testing
 from estimators.joint.estimator import Joint, JointSettings
+from estimators.joint.graph import adjacency
 from estimators.joint.network import JointTransformer
 from estimators.joint.states import ABSENT, CONDITION, TARGET, RandomStates
 from estimators.posterior import Posterior
@@ -180,6 +181,37 @@ def test_values_of_absent_variables_have_no_effect() -> None:
     assert torch.equal(network(values, states, time), network(other, states, time))
     other[:, 2] = 7.0
     assert not torch.equal(network(values, states, time), network(other, states, time))
+
+
+def test_a_graph_says_who_attends_to_whom() -> None:
+    problem = testing.make("joint", **SMALL).problem
+    graph = {"a": ["b", "counts[1]"], "b": ["trace"]}
+    connected = adjacency(problem, graph)
+    assert torch.equal(connected, connected.T)
+    assert connected.diagonal().all()
+    assert connected[0].nonzero()[:, 0].tolist() == [0, 1, 3]  # a, b, counts[1]
+    assert connected[1].nonzero()[:, 0].tolist() == [0, 1, *range(5, 13)]
+    posterior = testing.trained("joint", **SMALL, sampling_steps=1, graph=graph).posterior()
+    x = testing.rows(1)[1]
+    other = {**x, "counts": x["counts"] + np.array([[1.0, 0.0, 0.0]])}
+    draws = posterior.sample(x, 5, seed=0)
+    assert torch.equal(draws, posterior.sample(other, 5, seed=0))
+    other = {**x, "counts": x["counts"] + np.array([[0.0, 1.0, 0.0]])}
+    changed = posterior.sample(other, 5, seed=0)
+    assert torch.equal(draws[..., 1], changed[..., 1])  # one block of attention: b does not see it
+    assert not torch.equal(draws[..., 0], changed[..., 0])
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        ({"c": ["a"]}, "graph: unknown name 'c'"),
+        ({"a": ["a[0]", "counts[3]"]}, r"'counts\[3\]' is not there; 'counts' has 3 elements"),
+    ],
+)
+def test_names_of_a_graph_are_checked(graph: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        testing.make("joint", **SMALL, graph=graph)
 
 
 def test_outputs_left_out_are_absent() -> None:
