@@ -166,6 +166,6 @@ class JointDistilled(ConsistencyEstimator):
         def noise() -> Tensor:
             return torch.randn(shape, generator=generator).to(context.device)
 
-        free = self.low.new_full((self.summary.outputs,), torch.inf)
+        free = self.low.new_full((self.summary.x_size,), torch.inf)
         limits = torch.cat([self.low, -free]), torch.cat([self.high, free])
         return self.passes(noise, context, limits, sampling_steps)

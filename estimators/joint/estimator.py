@@ -101,8 +101,8 @@ class Joint(DiffusionEstimator):
         self.preconditioning = Preconditioning()
         self.features = LogTimeFeatures(settings.features)
         self.states = RandomStates(
-            variables.parameters,
-            variables.outputs,
+            variables.theta_size,
+            variables.x_size,
             settings.posterior_share,
             settings.likelihood_share,
             settings.absent_share,
@@ -147,7 +147,7 @@ class Joint(DiffusionEstimator):
 
     def log_prob_latent(self, u: Tensor, context: Tensor) -> Tensor:
         """Return log p(u | context) along the probability flow, shape (rows,), see `estimators.joint.density`."""
-        values = F.pad(u, (0, self.summary.outputs))
+        values = F.pad(u, (0, self.summary.x_size))
         return log_density(self, values, context)
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:

@@ -51,10 +51,10 @@ class JointPosterior(Posterior):
             variables = self.module.summary
             context = variables.likelihood(self.module.transform(values))
             total = len(context) * n
-            y = context.new_empty(total, variables.outputs)
+            y = context.new_empty(total, variables.x_size)
             for rows in self._chunks(total, context):
                 drawn = self.module.sample_variables(context[rows // n], generator, sampling_steps)
-                y[rows] = drawn[:, variables.parameters :].float()
+                y[rows] = drawn[:, variables.theta_size :].float()
             x = variables.natural(y)
         if single:
             return x
@@ -84,7 +84,7 @@ class JointPosterior(Posterior):
             context = variables.likelihood(self.module.transform(values), observed)
             y, _ = variables.split(observed)
             found = torch.empty(len(values), device=context.device)
-            for rows in self._chunks(len(values), context, variables.outputs):
+            for rows in self._chunks(len(values), context, variables.x_size):
                 found[rows] = log_density(self.module.denoiser, y[rows], context[rows])
             found += variables.log_abs_det(context)
         return found[0] if single else found

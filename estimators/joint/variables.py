@@ -41,12 +41,12 @@ class Variables(Summary):
             raise ValueError(
                 f"output {ragged[0]!r} has a varying length: a joint estimator takes outputs of fixed shapes"
             )
-        self.parameters, self.shapes = problem.size, dict(sorted(problem.x.items()))
-        self.outputs = sum(math.prod(shape) for shape in self.shapes.values())
-        self.size = self.parameters + self.outputs
+        self.theta_size, self.shapes = problem.size, dict(sorted(problem.x.items()))
+        self.x_size = sum(math.prod(shape) for shape in self.shapes.values())
+        self.size = self.theta_size + self.x_size
         if self.size > LARGEST:
             raise ValueError(
-                f"{self.parameters} parameters and {self.outputs} elements of outputs are {self.size} "
+                f"{self.theta_size} parameters and {self.x_size} elements of outputs are {self.size} "
                 f"variables; a joint estimator takes up to {LARGEST}"
             )
         self.width = 2 * self.size
@@ -58,7 +58,7 @@ class Variables(Summary):
     def forward(self, x: Mapping[str, Tensor]) -> Tensor:
         y = self.identity(x)
         absent = y.isnan()
-        free = y.new_zeros(len(y), self.parameters)
+        free = y.new_zeros(len(y), self.theta_size)
         states = torch.where(absent, float(ABSENT), float(CONDITION))
         return torch.cat([free, y.masked_fill(absent, 0.0), free + TARGET, states], dim=1)
 
@@ -66,14 +66,14 @@ class Variables(Summary):
         """Return the context without any condition or output."""
         value = like.new_zeros(rows, self.size)
         states = torch.full_like(value, ABSENT)
-        states[:, : self.parameters] = TARGET
+        states[:, : self.theta_size] = TARGET
         return torch.cat([value, states], dim=1)
 
     def given(self, context: Tensor, u: Tensor) -> Tensor:
         """Return the context with parameters as conditions where u (rows, D) is no NaN."""
         values, states = self.split(context)
         known = ~u.isnan()
-        first = slice(self.parameters)
+        first = slice(self.theta_size)
         values, states = values.clone(), states.clone()
         values[:, first] = torch.where(known, u, values[:, first])
         states[:, first] = torch.where(known, CONDITION, states[:, first]).to(states.dtype)
@@ -87,10 +87,10 @@ class Variables(Summary):
             observed: the context of observations, (rows, 2 N), whose absent outputs are absent here; None: all
                 are targets.
         """
-        y = u.new_zeros(len(u), self.outputs)
+        y = u.new_zeros(len(u), self.x_size)
         states = torch.full_like(y, TARGET)
         if observed is not None:
-            absent = self.split(observed)[1][:, self.parameters :] == ABSENT
+            absent = self.split(observed)[1][:, self.theta_size :] == ABSENT
             states = states.masked_fill(absent, ABSENT)
         return torch.cat([u, y, torch.full_like(u, CONDITION), states], dim=1)
 
@@ -111,5 +111,5 @@ class Variables(Summary):
 
     def log_abs_det(self, context: Tensor) -> Tensor:
         """Return log |dy / dx| over the outputs that are targets, shape (rows,)."""
-        target = self.split(context)[1][:, self.parameters :] == TARGET
+        target = self.split(context)[1][:, self.theta_size :] == TARGET
         return torch.where(target, -self.identity.standard.scale.log(), 0.0).sum(1)
