@@ -45,14 +45,30 @@ class Process(Worker):
 
 
 class ProcessPool:
-    """`size` living worker processes."""
+    """`size` living worker processes, and after the first death one more that takes the next dead one's place.
+
+    Arguments:
+        setup: for each worker.
+        size: number of workers.
+        cpus: cores of each.
+        prefix: of the workers' names.
+        bell: wakes `collect` when it has something to receive.
+    """
 
     module = "pipeline.simulate.process_pool"  # the module that a worker runs
 
-    def __init__(self, setup: WorkerSetup, size: int, cpus: float) -> None:
-        self.setup = setup
+    def __init__(
+        self,
+        setup: WorkerSetup,
+        size: int,
+        cpus: float,
+        prefix: str = "",
+        bell: Connection | None = None,
+    ) -> None:
+        self.setup, self._prefix, self._bell = setup, prefix, bell
         self._variables = os.environ | environment(cpus)
         self._numbers = count()
+        self._spare: Process | None = None
         self.workers: list[Worker] = []
         try:
             for _ in range(size):
@@ -62,7 +78,7 @@ class ProcessPool:
             raise
 
     def _add(self) -> Process:
-        name = f"{next(self._numbers):05d}"
+        name = f"{self._prefix}{next(self._numbers):05d}"
         ours, theirs = Pipe()
         with theirs:
             child = self._start(theirs, name)
@@ -88,10 +104,14 @@ class ProcessPool:
         Raises:
             PipelineError: a call raised it.
         """
-        owners = {worker.handle: worker for worker in self.workers if worker.calls}
-        if not owners:
+        owners = {worker.handle: worker for worker in self._living() if worker.calls}
+        bell = [self._bell] if self._bell else []
+        if not owners and not bell:
             time.sleep(timeout)
-        for handle in wait(list(owners), timeout) if owners else ():
+        for handle in wait([*owners, *bell], timeout) if owners or bell else ():
+            if handle is self._bell:
+                self._bell.recv_bytes()
+                continue
             worker = owners[handle]
             try:
                 number, result, error = worker.handle.recv()
@@ -104,10 +124,16 @@ class ProcessPool:
             worker.started = True
             yield CallResult(worker, call, result)
 
+    def _living(self) -> list[Worker]:
+        return [*self.workers, *([self._spare] if self._spare else [])]
+
     def _replace(self, worker: Worker) -> CallResult:
         assert isinstance(worker, Process)
         worker.end()
-        self.workers[self.workers.index(worker)] = self._add()
+        spare, self._spare = self._spare, None
+        if spare is not worker:
+            self.workers[self.workers.index(worker)] = spare or self._add()
+            self._spare = self._add()
         return CallResult(worker, next(iter(worker.calls.values())), lost=True)
 
     def dismiss(self, patience: float = LEAVE) -> None:
@@ -118,10 +144,10 @@ class ProcessPool:
             worker.ask("close")
         for worker in closing if patience else ():
             _drain(worker.handle, deadline)
-        for worker in self.workers:
+        for worker in self._living():
             assert isinstance(worker, Process)
             worker.end()
-        self.workers = []
+        self.workers, self._spare = [], None
 
 
 def _drain(handle: Connection, deadline: float) -> None:
