@@ -160,7 +160,7 @@ class Driver:
         """Give a worker its first simulations, whose rows it holds back until the outputs are known."""
         if worker.holding != NOTHING or not len(self.work):
             return
-        keys = (1 if self.blocks else PROBES) + worker.processes - 1
+        keys = max(worker.processes, 1 if self.blocks else PROBES)
         block = worker.holding = self._take_block(keys)
         worker.send("probe", block, compact(self.blocks[block]), PROBE_SECONDS, block=block)
 

@@ -39,7 +39,8 @@ def block_keys(
         target: seconds of work in a block; `TARGET` if none.
     """
     seconds = max(seconds, 1e-9)
-    fair = max(pending / (2 * workers), LEAST / seconds)
+    parts = 4 if target else 2  # an agent has two long blocks at a time
+    fair = max(pending / (parts * workers), LEAST / seconds)
     whole = max((target or TARGET) / seconds, 1)
     return int(max(1, processes // PARTS, min(whole * processes, fair * processes, most)))
 
