@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.progress import duration
 from pipeline.simulate.calls import CallResult, Worker
 from pipeline.simulate.death import read_death
-from pipeline.simulate.driver import QUICK, STRAGGLER, Driver, counted
+from pipeline.simulate.driver import CHECK_EVERY, QUICK, STRAGGLER, Driver, counted
 from pipeline.simulate.note import NOTHING, read_note
 from pipeline.simulate.store_session import wanted
 from pipeline.store import Outcome
@@ -84,7 +84,7 @@ class AgentDriver(Driver):
         self._ahead = sum(ahead)
         running = [note for note in notes.values() if note.position != NOTHING]
         longest = min(running, key=lambda note: note.began, default=None)
-        seconds = time.time() - longest.began if longest else 0.0
+        seconds = time.time() - longest.began - CHECK_EVERY if longest else 0.0  # notes may be old
         if longest is None or seconds < max(1.0, STRAGGLER * (self.work.seconds or np.inf)):
             return ""
         return f"simulation {longest.key * self.spec.key_size} runs for {duration(seconds)}"

@@ -334,9 +334,11 @@ class Driver:
         bad = self.rows - int(self.outcomes[Outcome.OK])
         if bad:
             parts.append(f"{bad} not ok")
-        absent = sum(not worker.started for worker in self.pool.workers)
+        workers = self.pool.workers
+        absent = sum(worker.processes for worker in workers if not worker.started)
         if absent:
-            parts.append(f"{absent} of {len(self.pool.workers)} workers starting")
+            there = sum(worker.processes for worker in workers)
+            parts.append(f"{absent} of {there} workers starting")
         return ", ".join([*parts, *([self._straggler] if self._straggler else [])])
 
     def _find_straggler(self) -> str:

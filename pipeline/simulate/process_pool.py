@@ -56,6 +56,7 @@ class ProcessPool:
     """
 
     module = "pipeline.simulate.process_pool"  # the module that a worker runs
+    spares = True  # whether a process waits for the next death
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class ProcessPool:
         spare, self._spare = self._spare, None
         if spare is not worker:
             self.workers[self.workers.index(worker)] = spare or self._add()
-            self._spare = self._add()
+            self._spare = self._add() if self.spares else None
         return CallResult(worker, next(iter(worker.calls.values())), lost=True)
 
     def dismiss(self, patience: float = LEAVE) -> None:
