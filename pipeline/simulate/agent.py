@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from queue import SimpleQueue
+from sysconfig import get_paths
 from types import SimpleNamespace
 from typing import Any
 
@@ -270,8 +271,9 @@ class SimulationAgent:
             self._changed.notify_all()
 
     def _run(self, setup: WorkerSetup) -> None:
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        pool = ProcessPool(setup, self.processes, self.cpus, f"{self.name}-", self._bell)
+        known = tuple(get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+        path = os.pathsep.join(p for p in sys.path if p and not p.startswith(known))
+        pool = ProcessPool(setup, self.processes, self.cpus, f"{self.name}-", self._bell, path)
         try:
             spec = setup.load()
             self._work = AgentWork(spec.key_size)

@@ -53,6 +53,7 @@ class ProcessPool:
         cpus: cores of each.
         prefix: of the workers' names.
         bell: wakes `collect` when it has something to receive.
+        path: where workers import from, beyond what is installed; None: as this process, and the working directory.
     """
 
     module = "pipeline.simulate.process_pool"  # the module that a worker runs
@@ -65,9 +66,14 @@ class ProcessPool:
         cpus: float,
         prefix: str = "",
         bell: Connection | None = None,
+        path: str | None = None,
     ) -> None:
         self.setup, self._prefix, self._bell = setup, prefix, bell
         self._variables = os.environ | environment(cpus)
+        self._flags: list[str] = []
+        if path is not None:
+            self._variables["PYTHONPATH"] = path
+            self._flags = ["-P"]
         self._numbers = count()
         self._spare: Process | None = None
         self.workers: list[Worker] = []
@@ -89,7 +95,7 @@ class ProcessPool:
 
     def _start(self, connection: Connection, name: str) -> Any:
         return subprocess.Popen(
-            [sys.executable, "-m", self.module, str(connection.fileno()), name],
+            [sys.executable, *self._flags, "-m", self.module, str(connection.fileno()), name],
             env=self._variables | marked(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             pass_fds=[connection.fileno()],
         )  # fmt: skip
