@@ -106,7 +106,11 @@ def run(
                 "simulator": f"{folder / 'busy.py'}:busy",
                 "budget": count,
                 "simulate": {
-                    "workers": workers, "leases": 64, "cpus": cpus, "ray": True, "per_agent": cpus,
+                    "workers": workers,
+                    "leases": 64,
+                    "cpus": cpus,
+                    "ray": True,
+                    "per_agent": cpus,
                 },
             }
         )

@@ -108,7 +108,11 @@ class Driver:
             if now - logged > LOG_EVERY:
                 logged = now
                 bad = self.rows - int(self.outcomes[Outcome.OK])
-                counts = {"done": start + self.rows + self._ahead, "failed": bad, "rate": progress.rate}
+                counts = {
+                    "done": start + self.rows + self._ahead,
+                    "failed": bad,
+                    "rate": progress.rate,
+                }
                 record({**counts, "usage": usage()})
             progress.update(start + self.rows + self._ahead, self._info())
         self._receive_last()

@@ -116,9 +116,7 @@ class _Blocks:
 
     def _size(self, pending: int, processes: int) -> int:
         most = self._most * processes
-        return block_keys(
-            pending, self.work.seconds, self.workers, most, processes, AGENT_TARGET
-        )
+        return block_keys(pending, self.work.seconds, self.workers, most, processes, AGENT_TARGET)
 
     def next(self, processes: int) -> tuple[int, float]:
         size = min(self._size(self.left, processes), self.left)

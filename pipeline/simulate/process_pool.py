@@ -53,7 +53,7 @@ class ProcessPool:
         cpus: cores of each.
         prefix: of the workers' names.
         bell: wakes `collect` when it has something to receive.
-        path: where workers import from, beyond what is installed; None: as this process, and the working directory.
+        path: where workers import from beyond what is installed; None: as this process, and from its folder.
     """
 
     module = "pipeline.simulate.process_pool"  # the module that a worker runs

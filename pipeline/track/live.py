@@ -115,7 +115,8 @@ class Follower:
     def _watch(self, before: int) -> None:
         while not self._over.wait(POLL):
             if _length(self.run) > before:
-                return self._start()
+                self._start()
+                break
 
     def _start(self) -> None:
         track = self.config.track

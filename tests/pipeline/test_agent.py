@@ -1,4 +1,4 @@
-"""An agent without Ray, in a process of its own: deaths and time-outs are settled by it, and every id is answered."""
+"""An agent without Ray, in a process of its own: it settles deaths and time-outs, and answers for every id."""
 
 from __future__ import annotations
 
