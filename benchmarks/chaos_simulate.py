@@ -1,4 +1,4 @@
-"""Kill workers, agents, drivers and all of Ray at random times, repeat to the end, compare with an undisturbed run.
+"""Kill workers, agents, drivers and all of Ray at random times, repeat, and compare with an undisturbed run.
 
     python -m benchmarks.chaos_simulate --kills 18 --workers 1 2 4
 

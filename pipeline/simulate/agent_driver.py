@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from pipeline.simulate.store_session import wanted
 from pipeline.store import Outcome
 from pipeline.store.spool import scan
 
+if TYPE_CHECKING:  # it imports Ray
+    from pipeline.simulate.agent_pool import AgentPool
+
 LEAVE = QUICK + 3.0  # seconds that agents get for their last answers
 
 
@@ -26,6 +29,8 @@ class AgentDriver(Driver):
         again: outcomes whose rows are simulated again.
         arguments: those of `Driver`.
     """
+
+    pool: AgentPool
 
     def __init__(self, again: tuple[Outcome, ...], *arguments: Any) -> None:
         super().__init__(*arguments)
