@@ -30,6 +30,7 @@ from cluster.connection import usable_cpus
 from pipeline.config import build
 from pipeline.run import Run
 from pipeline.simulate.driver import PROBES
+from pipeline.simulate.spawn import POOL
 from pipeline.simulate.stage import simulate
 from pipeline.stop import stop_on_signals
 from pipeline.store import Store
@@ -47,7 +48,7 @@ def slow(mu, sigma, rng):
     time.sleep(0.01 + rng.exponential(0.03))
     return {"x": rng.normal(mu, sigma, 10)}
 """
-POOL = "pipeline.simulate.process_pool"  # in the command of a worker
+
 PATIENCE = 120.0  # seconds without a new simulation: hanging
 MOST_CALLS = 12  # between two kills
 WEIGHTS = {"worker": 4, "agent": 2, "driver": 2, "ray": 2}  # of what is killed

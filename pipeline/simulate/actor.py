@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ import numpy as np
 
 from cluster.preflight import CodeFingerprint, differences, fingerprint
 from pipeline.errors import PipelineError, UsageError
-from pipeline.simulate.children import PR_SET_PDEATHSIG, Children, prctl
+from pipeline.simulate.children import Children, die_with_parent, ignore_stop_signals
 from pipeline.simulate.note import Notebook
 from pipeline.simulate.process_state import ProcessState
 from pipeline.simulate.spec import SimulationSpec, check_schema, schema_of
@@ -250,19 +249,3 @@ class SimulationActor:
         for group in np.split(numbers, edges):
             yield position, group
             position += len(group)
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when the one that started it dies, even if it is stuck in C code."""
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def ignore_stop_signals() -> None:
-    """Ignore the signals that a batch system sends to every process: the driver decides when to stop.
-
-    A handler that does nothing is, unlike SIG_IGN, not inherited by the programs that a simulator starts. SIGTERM
-    must not become a SystemExit within a simulation, which would look like its failure.
-    """
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, lambda *_: None)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

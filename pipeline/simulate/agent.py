@@ -3,6 +3,8 @@
 It gets blocks of ids that are minutes of work, and answers each with one report. Deaths, time-outs and retries
 are settled here. To the stage's driver an agent looks like a worker with several processes: the calls are those
 of `SimulationActor`. Calls arrive in threads of Ray; everything else happens in the thread of the loop.
+
+This module imports little: the processes are started first, and load while `agent_loop` does.
 """
 
 from __future__ import annotations
@@ -12,152 +14,26 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from queue import SimpleQueue
 from sysconfig import get_paths
 from types import SimpleNamespace
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
-from pipeline.simulate.actor import Report, WorkerSetup, die_with_parent, ignore_stop_signals
-from pipeline.simulate.driver import Driver
-from pipeline.simulate.note import NOTHING, Note, read_note, write_note
-from pipeline.simulate.process_pool import ProcessPool
-from pipeline.simulate.work import Work
-from pipeline.store import Outcome, Rows, Schema, Spool
+from pipeline.simulate.children import die_with_parent, ignore_stop_signals
+from pipeline.simulate.note import Note, write_note
+from pipeline.simulate.spawn import POOL, spawn
 
+if TYPE_CHECKING:
+    import numpy as np
 
-class _Closed(Exception):
-    """The agent was told to end while its loop waited for the driver."""
-
-
-@dataclass(eq=False)
-class Order:
-    """A block of ids from the driver, and what was settled of it since the last report."""
-
-    ids: np.ndarray
-    left: int  # ids without a durable row
-    kept: list[np.ndarray] = field(default_factory=list)
-    outcomes: np.ndarray = field(default_factory=lambda: np.zeros(len(Outcome), int))
-    busy: float = 0.0
-    asks: bool = False  # the rest waits for `open`
-
-    def settle(self, ids: np.ndarray, outcomes: np.ndarray, busy: float) -> None:
-        self.left -= len(ids)
-        self.kept.append(ids)
-        self.outcomes += outcomes
-        self.busy += busy
-
-    def __contains__(self, number: int) -> bool:
-        return bool(self.ids[np.searchsorted(self.ids, number) % len(self.ids)] == number)
-
-    def report(self) -> Report:
-        """Return what was settled since the last report."""
-        kept = np.concatenate([np.zeros(0, np.int64), *self.kept])
-        report = Report(
-            rows=len(kept),
-            held=self.left if self.asks else 0,
-            outcomes=tuple(self.outcomes.tolist()),
-            busy=self.busy,
-            kept=kept if self.left else None,
-        )
-        self.kept, self.outcomes, self.busy = [], np.zeros(len(Outcome), int), 0.0
-        return report
-
-
-class AgentWork(Work):
-    """The ids of an agent's blocks; counts the seconds of each key for the next report."""
-
-    def __init__(self, key_size: int) -> None:
-        super().__init__(np.zeros(0, np.int64), key_size)
-        self.learned = (0, 0.0)  # keys, seconds
-
-    def learn(self, keys: int, seconds: float) -> None:
-        super().learn(keys, seconds)
-        self.learned = (self.learned[0] + keys, self.learned[1] + seconds)
-
-
-class AgentSession:
-    """What the loop knows of the store: where its workers write, as soon as the driver has said it."""
-
-    def __init__(self, agent: SimulationAgent) -> None:
-        self.agent = agent
-        self.schema: Schema | None = None
-        self.rows_per_shard = 1
-        self.writer = SimpleNamespace(spool_directory=None)
-        self.asked: Schema | None = None
-        self.example: Rows | None = None
-        self._spool: Spool | None = None
-
-    @property
-    def is_open(self) -> bool:
-        return self.writer.spool_directory is not None
-
-    def knows(self, schema: Schema | None) -> bool:
-        """Whether the driver has approved of outputs, or of there being none yet."""
-        return self.is_open and (schema is None or self.schema is not None)
-
-    def open(self, directory: Path, schema: Schema | None, rows_per_shard: int) -> None:
-        self.schema, self.rows_per_shard = schema, rows_per_shard
-        self.writer.spool_directory = directory
-
-    def record(self, rows: Rows) -> None:
-        """Keep rows of simulations whose worker died."""
-        self.agent.ask(None)  # where they go
-        if self._spool is None:
-            directory, name = self.writer.spool_directory, f"{self.agent.name}-agent"
-            self._spool = Spool(directory, name, self.schema, self.rows_per_shard)
-        self._spool.schema = self.schema
-        self._spool.append(rows)
-
-    def publish(self) -> None:
-        """The driver publishes the shards."""
-
-    def close(self) -> None:
-        if self._spool is not None:
-            self._spool.close()
-
-
-class AgentLoop(Driver):
-    """The driver's loop over the processes of an agent, which ends when it is told to."""
-
-    def __init__(self, agent: SimulationAgent, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.agent = agent
-
-    def _unfinished(self) -> bool:
-        return True
-
-    def _receive(self) -> None:
-        super()._receive()
-        self.agent.accept(self.work)
-
-    def _hand_out(self) -> None:
-        session = self.session
-        if self._probing and not self.blocks and session.schema is not None:
-            self._probing, self._schema = False, session.schema
-        if not self.agent.started and any(worker.started for worker in self.pool.workers):
-            self.agent.begin()
-        super()._hand_out()
-
-    def _create(self) -> None:
-        self.agent.ask(self._schema)
-        self._schema = self.session.schema
-
-    def _settle(self, ids: np.ndarray, outcomes: np.ndarray, busy: float = 0.0) -> None:
-        super()._settle(ids, outcomes, busy)
-        self.agent.settle(ids, outcomes, busy)
-
-    def _check_and_publish(self) -> None:
-        """Note how many rows are durable, and the simulation that has run longest."""
-        notes = [read_note(self.pool.note(worker)) for worker in self.pool.workers]
-        running = [note for note in notes if note.position != NOTHING]
-        longest = min(running, key=lambda note: note.began, default=Note())
-        self.agent.note(Note(NOTHING, self.rows, longest.position, longest.key, longest.began))
+    from pipeline.simulate.actor import Report, WorkerSetup
+    from pipeline.simulate.agent_loop import AgentWork, Order
+    from pipeline.simulate.work import Work
+    from pipeline.store import Rows, Schema
 
 
 class SimulationAgent:
@@ -165,11 +41,18 @@ class SimulationAgent:
 
     def __init__(self, name: str, processes: int, cpus: float) -> None:
         self.name, self.processes, self.cpus = name, processes, cpus
+        known = tuple(get_paths()[each] for each in ("stdlib", "platstdlib", "purelib", "platlib"))
+        self._path = os.pathsep.join(p for p in sys.path if p and not p.startswith(known))
+        names = [f"{name}-{number:05d}" for number in range(processes)]
+        self._spawned = [spawn(POOL, each, cpus, self._path) for each in names]
+        from pipeline.simulate import agent_loop
+
+        self._parts: Any = agent_loop
         self.started = False
         self._changed = threading.Condition()
         self._orders: dict[int, Order] = {}
         self._arrived: SimpleQueue[Order] = SimpleQueue()
-        self._session = AgentSession(self)
+        self._session = agent_loop.AgentSession(self)
         self._work: AgentWork | None = None
         self._stop = SimpleNamespace(requested=False)
         self._ended = False
@@ -205,8 +88,7 @@ class SimulationAgent:
             UsageError: the outputs are not of the schema.
             PipelineError: the rows cannot be written, or workers die before they finish a simulation.
         """
-        numbers = np.asarray(ids, np.int64)
-        order = Order(numbers, len(numbers))
+        order: Order = self._parts.Order.of(ids)
         with self._changed:
             self._orders[block] = order
             self._arrived.put(order)
@@ -221,7 +103,7 @@ class SimulationAgent:
             for _, order in waiting:
                 order.asks = False
             self._changed.notify_all()
-        return self._answer(*waiting[0]) if waiting else Report()
+        return self._answer(*waiting[0]) if waiting else self._parts.Report()
 
     def stop(self) -> None:
         """End the loop: simulations in flight get a moment, then every block is answered."""
@@ -259,7 +141,7 @@ class SimulationAgent:
         """Run the loop; the processes end with this thread."""
         try:
             self._run(setup)
-        except _Closed:
+        except self._parts.Closed:
             pass
         except Exception as error:
             known = isinstance(error, PipelineError)
@@ -271,14 +153,13 @@ class SimulationAgent:
             self._changed.notify_all()
 
     def _run(self, setup: WorkerSetup) -> None:
-        known = tuple(get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-        path = os.pathsep.join(p for p in sys.path if p and not p.startswith(known))
-        pool = ProcessPool(setup, self.processes, self.cpus, f"{self.name}-", self._bell, path)
+        where = f"{self.name}-", self._bell, self._path, self._spawned
+        pool = self._parts.ProcessPool(setup, self.processes, self.cpus, *where)
         try:
             spec = setup.load()
-            self._work = AgentWork(spec.key_size)
-            parts = (spec, self._session, pool, self._work, lambda: True, self._stop)
-            loop = AgentLoop(self, *parts, self._approve)
+            self._work = self._parts.AgentWork(spec.key_size)
+            given = (spec, self._session, pool, self._work, lambda: True, self._stop)
+            loop = self._parts.AgentLoop(self, *given, self._approve)
             silent: Any = SimpleNamespace(done=0, rate=0.0, update=lambda done, info: None)
             loop.run(silent, lambda event: None)
         finally:
@@ -309,7 +190,7 @@ class SimulationAgent:
                 self._changed.notify_all()
             self._changed.wait_for(lambda: self._session.knows(schema) or self._stop.requested)
             if not self._session.knows(schema):
-                raise _Closed
+                raise self._parts.Closed
 
     def settle(self, ids: np.ndarray, outcomes: np.ndarray, busy: float) -> None:
         """Count durable rows for the block that they belong to."""

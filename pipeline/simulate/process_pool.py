@@ -5,22 +5,20 @@ A worker runs a `SimulationActor` behind a pipe: `python -m pipeline.simulate.pr
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.simulate.actor import SimulationActor, WorkerSetup
-from pipeline.simulate.calls import CallResult, Worker, environment
-from pipeline.simulate.children import marked
+from pipeline.simulate.calls import CallResult, Worker
+from pipeline.simulate.spawn import POOL, spawn
 
 LEAVE = 20.0  # seconds that workers have to close their spools
 
@@ -53,10 +51,11 @@ class ProcessPool:
         cpus: cores of each.
         prefix: of the workers' names.
         bell: wakes `collect` when it has something to receive.
-        path: where workers import from beyond what is installed; None: as this process, and from its folder.
+        path: where workers import from, see `spawn`.
+        spawned: the first processes, which run already.
     """
 
-    module = "pipeline.simulate.process_pool"  # the module that a worker runs
+    module = POOL
     spares = True  # whether a process waits for the next death
 
     def __init__(
@@ -67,13 +66,10 @@ class ProcessPool:
         prefix: str = "",
         bell: Connection | None = None,
         path: str | None = None,
+        spawned: Sequence[tuple[Connection, Any]] = (),
     ) -> None:
-        self.setup, self._prefix, self._bell = setup, prefix, bell
-        self._variables = os.environ | environment(cpus)
-        self._flags: list[str] = []
-        if path is not None:
-            self._variables["PYTHONPATH"] = path
-            self._flags = ["-P"]
+        self.setup, self.cpus, self._prefix, self._bell = setup, cpus, prefix, bell
+        self._path, self._spawned = path, list(spawned)
         self._numbers = count()
         self._spare: Process | None = None
         self.workers: list[Worker] = []
@@ -86,19 +82,11 @@ class ProcessPool:
 
     def _add(self) -> Process:
         name = f"{self._prefix}{next(self._numbers):05d}"
-        ours, theirs = Pipe()
-        with theirs:
-            child = self._start(theirs, name)
-        worker = Process(name, ours, child=child)
+        started = self._spawned.pop(0) if self._spawned else None
+        handle, child = started or spawn(self.module, name, self.cpus, self._path)
+        worker = Process(name, handle, child=child)
         worker.send("start", self.setup)
         return worker
-
-    def _start(self, connection: Connection, name: str) -> Any:
-        return subprocess.Popen(
-            [sys.executable, *self._flags, "-m", self.module, str(connection.fileno()), name],
-            env=self._variables | marked(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            pass_fds=[connection.fileno()],
-        )  # fmt: skip
 
     def note(self, worker: Worker) -> Path:
         return self.setup.folder / f"{worker.name}.note"
