@@ -3,7 +3,7 @@
 python -m benchmarks.paper.report                 all of it, days on two cores; writes docs/paper.md
 python -m benchmarks.paper.report --plan short    whole trainings, fewer cells and test sets
 python -m benchmarks.paper.report --small         a miniature, minutes; writes studies/out/small/paper.md
-python -m benchmarks.paper.report --page          the page from what is recorded
+python -m benchmarks.paper.report --page          the page from what is there, without training
 
 What is recorded in `studies/paper/results` is not run again. A single cell, without Ray:
 
@@ -13,6 +13,7 @@ python -m benchmarks.paper.report --plan short --only two_moons --methods CMPE -
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from ruamel.yaml import YAML
 
 from benchmarks.paper import figures, page, steps
 from benchmarks.paper.records import Records, rows_of
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, Stopped
 from pipeline.progress import log
 from pipeline.stop import Stop, stop_on_signals
 from pipeline.study import schema, stage
@@ -93,7 +94,9 @@ def main() -> None:
     )
     parser.add_argument("--plan", choices=PLANS, default="full", help="which studies")
     parser.add_argument("--small", action="store_const", dest="plan", const=SMALL)
-    parser.add_argument("--page", action="store_true", help="train nothing")
+    parser.add_argument(
+        "--page", action="store_true", help="train nothing, record what is complete"
+    )
     parser.add_argument("--only", nargs="+", help="experiments")
     parser.add_argument("--methods", nargs="+", help="of these cases of the study")
     parser.add_argument("--budgets", nargs="+")
@@ -107,10 +110,18 @@ def main() -> None:
     if unknown := set(given.only or ()) - set(published):
         parser.error(f"--only {sorted(unknown)}; valid: {', '.join(published)}")
     parts = [Part(name, given.plan, given.out) for name in given.only or published]
-    if not given.page:
+    parts = [part for part in parts if part.source.exists()]
+    if given.page:
+        for part in parts:
+            record(part, schema.read(part.source))
+    else:
+        cells = Cells(given.methods, given.budgets, given.seeds)
         with stop_on_signals() as stop:
-            cells = Cells(given.methods, given.budgets, given.seeds)
-            run([part for part in parts if part.source.exists()], cells, given.share, stop)
+            try:
+                run(parts, cells, given.share, stop)
+            except Stopped as error:
+                log(f"paper: {error}")
+                sys.exit(error.exit_code)
     log(f"paper: {write(published, given.plan, given.out)}")
 
 
