@@ -8,7 +8,7 @@ For each test set, with 2000 draws theta from q and the exact posterior p:
 
     error         median over the draws of |log q(theta | x) - log p(theta | x)|
     error_90      the same, 90 % quantile
-    ess           effective sample size of the weights p(theta) p(x | theta) / q(theta | x), as a share of the draws
+    ess           effective sample size of p(theta) p(x | theta) / q(theta | x), as a share of the draws
     evidence      log of the mean weight minus the exact log p(x)
 
     python -m benchmarks.density                          both tasks, 4096 simulations; about 10 minutes of a core
