@@ -14,7 +14,8 @@ For each test set, with 2000 draws theta from q and the exact posterior p:
     python -m benchmarks.density                          both tasks, 4096 simulations; about 10 minutes of a core
     python -m benchmarks.density --tasks two_moons --steps 20000 --seeds 0 1 2
 
-Prints one JSON object for each task, density and seed: medians over the test sets.
+Prints one JSON object for each task, density and seed: medians over the test sets. What
+`studies/paper/results/density.jsonl` has is its output.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.progress import duration
 
 Row = Mapping[str, Any]
+DENSITY = ("error", "error_90", "ess", "evidence")  # columns
 CLOSE = 0.02  # of the paper's figure, which is one training
 BEST = ("full", "direct", "short", "small")  # plans, the first that has a cell gives its figure
 MARKS = {"direct": "+", "short": "*"}
@@ -77,6 +78,7 @@ def text(
     published: Mapping[str, Row],
     rows: Mapping[str, Sequence[Row]],
     speed: Sequence[Row],
+    density: Sequence[Row],
     images: Path,
 ) -> str:
     """Return the page.
@@ -85,6 +87,7 @@ def text(
         published: the paper's figures by experiment.
         rows: what is recorded, by experiment.
         speed: C2ST against sampling steps, of all experiments.
+        density: what `benchmarks.density` printed.
         images: folder of the pictures, those that are there are shown.
     """
     parts = [HEAD]
@@ -98,6 +101,7 @@ def text(
     ]
     if shown:
         parts.append("\n".join(["## Figures\n", *shown]))
+    parts.append(densities(density))
     return "\n".join([*(part for part in parts if part), DEVIATIONS])
 
 
@@ -144,6 +148,34 @@ def against_steps(published: Row, rows: Sequence[Row]) -> str:
             cells += [f"{figure(p)} / {figure(v)}" for p, v in zip(paper, values, strict=True)]
         lines.append(f"| {steps} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def densities(rows: Sequence[Row]) -> str:
+    """Return the table of densities against exact posteriors, "" where nothing is there."""
+    if not rows:
+        return ""
+    first, seeds = rows[0], sorted({row["seed"] for row in rows})
+    lines = [
+        "## Densities of few-step posteriors",
+        "",
+        "How good are the densities that the paper names for consistency models? `cmpe` is trained on",
+        f"{first['budget']} simulations, {first['steps']} steps. One step: its draws of one step have a density",
+        "by change of variables. Surrogate: a flow fitted to its draws of ten steps. Flow: a spline flow",
+        "trained on the simulations. The error is the median of |log q - log p| over draws from q, and",
+        "its 90 % quantile. ESS is that of importance weights, as a share of the draws. The last column",
+        f"is the error of the log evidence. Medians over {first['tests']} test sets;"
+        f" seeds {', '.join(map(str, seeds))}.",
+        "",
+        "| task | density | error | 90 % | ESS | log evidence |",
+        "|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["task"], row["density"]), []).append(row)
+    for (task, density), ones in groups.items():
+        cells = [f"{np.mean([one[key] for one in ones]):.3f}" for key in DENSITY]
+        lines.append(f"| {task.replace('_', ' ')} | {density} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "`python -m benchmarks.density` measures it.", ""])
 
 
 def averages(rows: Iterable[Row], key: str) -> dict[tuple[str, int], dict[str, Any]]:

@@ -176,7 +176,8 @@ def write(published: dict[str, Any], plan: str, out: Path) -> Path:
     rows = {part.name: part.records.rows for part in parts}
     speed = Records(parts[0].results / "steps.jsonl").rows
     figures.write(published, rows, speed, [part.folder for part in parts], pictures)
-    text = page.text(published, rows, speed, pictures)
+    density = Records(parts[0].results / "density.jsonl").rows
+    text = page.text(published, rows, speed, density, pictures)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
