@@ -33,7 +33,7 @@ quarters and one quarter ([metrics](metrics.md)).
 | command | does |
 |---|---|
 | `make paper` | runs all of `studies/paper`, days on two cores, and writes this page |
-| `make paper SMALL=1` | a miniature in ten minutes, written to `studies/out/small/paper.md` |
+| `make paper SMALL=1` | a miniature with its own page in `studies/out/small`, minutes |
 | `python -m benchmarks.paper.report --plan short` | the shorter plan, cells with a star |
 | `python -m benchmarks.paper.report --page` | writes this page from `studies/paper/results` |
 | `python -m benchmarks.paper --budget 1024 --protocol as_coded` | a cell of CMPE with a plus |
@@ -67,9 +67,9 @@ The shorter plan: two moons up to 2048; 40 test sets; FMPE with 8 times t for ea
 quarter of the paper's, and 10 test sets. Trainings have their full length. With a plus: as in the
 full plan, but the counter of the curriculum runs ahead by the paper's share at each budget.
 
-Experiments 4 and 5 are the studies `studies/paper/fashion_denoising.yaml` and
-`studies/paper/tumor_spheroid.yaml`. Nobody has run them at full length: for shorter trainings see
-the logs on [images](experiments/images.md) and the
+Experiments 4 and 5 are the studies `fashion_denoising` and `tumor_spheroid` in `studies/paper`;
+`make paper` does not run them. Nobody has run them at full length: for shorter trainings see the
+logs on [images](experiments/images.md) and the
 [tumour spheroid](experiments/tumor_spheroid_training.md).
 """
 
@@ -127,7 +127,7 @@ def resimulation(published: Row, rows: Sequence[Row]) -> str:
 
 def against_steps(published: Row, rows: Sequence[Row]) -> str:
     """Return the table of C2ST and seconds against sampling steps, "" where nothing is there."""
-    if "speed" not in published or not rows:
+    if not rows:
         return ""
     methods = list(dict.fromkeys(row["method"] for row in rows))
     where = {row["method"]: (row["budget"], row["tests"]) for row in rows}
@@ -142,7 +142,7 @@ def against_steps(published: Row, rows: Sequence[Row]) -> str:
     for steps in sorted({row["sampling_steps"] for row in rows}):
         cells = []
         for name in methods:
-            paper = _published_speed(published["speed"], name, steps)
+            paper = _published_speed(published.get("speed", {}), name, steps)
             here = [r for r in rows if r["method"] == name and r["sampling_steps"] == steps]
             values = (here[-1]["c2st"], here[-1]["seconds_per_1000"]) if here else (None, None)
             cells += [f"{figure(p)} / {figure(v)}" for p, v in zip(paper, values, strict=True)]

@@ -433,7 +433,8 @@ def test_steps_stand_beside_those_of_the_paper() -> None:
     assert "CMPE at 512, 3 test sets" in text
     assert "| 2 | 0.656 / 0.650 | 0.011 / 0.020 |" in text
     assert "| 100 | – / 0.650 | – / 0.020 |" in text
-    assert page.against_steps({}, rows) == page.against_steps({"speed": speed}, []) == ""
+    assert "| 2 | – / 0.650 | – / 0.020 |" in page.against_steps({}, rows)
+    assert page.against_steps({"speed": speed}, []) == ""
 
 
 def test_the_re_simulation_error_is_its_formula() -> None:
@@ -489,7 +490,7 @@ def test_the_miniature_makes_the_whole_page_and_a_repeat_trains_nothing(
     for one in published.values():
         assert one["title"] in text
     assert "Not run here yet." not in text
-    assert text.count("Against the number of sampling steps K") == 1
+    assert text.count("Against the number of sampling steps K") == 2
     assert "Re-simulation error" in text
     pictures = {path.name for path in (out / "small/images").iterdir()}
     assert pictures == set(page.PICTURES)
