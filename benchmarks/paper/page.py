@@ -133,8 +133,8 @@ def against_steps(published: Row, rows: Sequence[Row]) -> str:
     where = {row["method"]: (row["budget"], row["tests"]) for row in rows}
     told = "; ".join(f"{name} at {n}, {tests} test sets" for name, (n, tests) in where.items())
     lines = [
-        f"Against the number of sampling steps K: {told}. The paper: 1024, 100 test sets. s/1000 are the",
-        "seconds of 1000 draws: processor time here, on the authors' laptop there.",
+        f"Against the number of sampling steps K: {told}. The paper: 1024, 100 test sets.",
+        "s/1000 are the seconds of 1000 draws: processor time here, on the authors' laptop there.",
         "",
     ]
     lines.append(f"| K | {' | '.join(f'{name} C2ST | {name} s/1000' for name in methods)} |")
