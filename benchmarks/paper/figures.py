@@ -98,6 +98,8 @@ def against_steps(published: Mapping[str, Row], rows: Sequence[Row]) -> Figure:
                     x = one["speed"]["steps"] if key == "steps" else paper["seconds"]
                     ax.plot(x, paper["c2st"], lw=1.2, color=color, label=f"{method}, paper")
                 mine = [r for r in rows if r["experiment"] == experiment and r["method"] == method]
+                if not mine:
+                    continue
                 ax.plot(
                     [r[column] for r in mine], [r["c2st"] for r in mine], "o", ms=4.5, color=color,
                     label=f"{method} here",

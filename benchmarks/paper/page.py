@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pipeline.progress import duration
 
 Row = Mapping[str, Any]
 DENSITY = ("error", "error_90", "ess", "evidence")  # columns
+WIDTH = 100  # characters of a line in the documents
 CLOSE = 0.02  # of the paper's figure, which is one training
 BEST = ("full", "direct", "short", "small")  # plans, the first that has a cell gives its figure
 MARKS = {"direct": "+", "short": "*"}
@@ -133,8 +135,10 @@ def against_steps(published: Row, rows: Sequence[Row]) -> str:
     where = {row["method"]: (row["budget"], row["tests"]) for row in rows}
     told = "; ".join(f"{name} at {n}, {tests} test sets" for name, (n, tests) in where.items())
     lines = [
-        f"Against the number of sampling steps K: {told}. The paper: 1024, 100 test sets.",
-        "s/1000 are the seconds of 1000 draws: processor time here, on the authors' laptop there.",
+        wrapped(
+            f"Against the number of sampling steps K: {told}. The paper: 1024, 100 test sets. s/1000 are",
+            "the seconds of 1000 draws: processor time here, on the authors' laptop there.",
+        ),
         "",
     ]
     lines.append(f"| K | {' | '.join(f'{name} C2ST | {name} s/1000' for name in methods)} |")
@@ -158,13 +162,15 @@ def densities(rows: Sequence[Row]) -> str:
     lines = [
         "## Densities of few-step posteriors",
         "",
-        "How good are the densities that the paper names for consistency models? `cmpe` is trained on",
-        f"{first['budget']} simulations, {first['steps']} steps. One step: its draws of one step have a density",
-        "by change of variables. Surrogate: a flow fitted to its draws of ten steps. Flow: a spline flow",
-        "trained on the simulations. The error is the median of |log q - log p| over draws from q, and",
-        "its 90 % quantile. ESS is that of importance weights, as a share of the draws. The last column",
-        f"is the error of the log evidence. Medians over {first['tests']} test sets;"
-        f" seeds {', '.join(map(str, seeds))}.",
+        wrapped(
+            "How good are the densities that the paper names for consistency models? `cmpe` is trained",
+            f"on {first['budget']} simulations with {first['steps']} steps. One step: its draws of one step",
+            "have a density by change of variables. Surrogate: a flow fitted to its draws of ten steps.",
+            "Flow: a spline flow trained on the simulations. The error is the median of |log q - log p|",
+            "over draws from q, and its 90 % quantile. ESS is that of importance weights, as a share of",
+            "the draws. The last column is the error of the log evidence. Medians over",
+            f"{first['tests']} test sets; seeds {', '.join(map(str, seeds))}.",
+        ),
         "",
         "| task | density | error | 90 % | ESS | log evidence |",
         "|---|---|---|---|---|---|",
@@ -234,12 +240,17 @@ def _told(published: Row, found: Mapping[tuple[str, int], Row], rows: Sequence[R
                 gaps[name, budget] = found[name, budget]["mean"] - value
     far = [f"{name} at {n} ({gap:+.3f})" for (name, n), gap in gaps.items() if abs(gap) > CLOSE]
     trainings = {row["settings"]: row["training_seconds"] for row in rows}
-    lines = [
+    return wrapped(
         f"{len(gaps) - len(far)} of {len(gaps)} cells lie within {CLOSE} of the paper.",
         f"Further off: {'; '.join(far)}." if far else "",
         f"{len(trainings)} trainings, {duration(sum(trainings.values()))} of training.",
-    ]
-    return "\n".join(line for line in lines if line)
+    )
+
+
+def wrapped(*parts: str) -> str:
+    """Return a paragraph in lines of the documents' width."""
+    text = " ".join(part for part in parts if part)
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _published_speed(speed: Row, method: str, steps: int) -> tuple[float | None, float | None]:
