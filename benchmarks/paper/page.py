@@ -35,7 +35,7 @@ quarters and one quarter ([metrics](metrics.md)).
 | command | does |
 |---|---|
 | `make paper` | runs all of `studies/paper`, days on two cores, and writes this page |
-| `make paper SMALL=1` | a miniature with its own page in `studies/out/small`, minutes |
+| `make paper SMALL=1` | a miniature with its own page in `studies/out/small` |
 | `python -m benchmarks.paper.report --plan short` | the shorter plan, cells with a star |
 | `python -m benchmarks.paper.report --page` | writes this page from `studies/paper/results` |
 | `python -m benchmarks.paper --budget 1024 --protocol as_coded` | a cell of CMPE with a plus |

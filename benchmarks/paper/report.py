@@ -2,7 +2,7 @@
 
 python -m benchmarks.paper.report                 all of it, days on two cores; writes docs/paper.md
 python -m benchmarks.paper.report --plan short    whole trainings, fewer cells and test sets
-python -m benchmarks.paper.report --small         a miniature, minutes; writes studies/out/small/paper.md
+python -m benchmarks.paper.report --small         a miniature; writes studies/out/small/paper.md
 python -m benchmarks.paper.report --page          the page from what is there, without training
 
 What is recorded in `studies/paper/results` is not run again. A single cell, without Ray:
