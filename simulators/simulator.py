@@ -154,6 +154,11 @@ class Simulator:
             raise ValueError(f"{self.name} has no reference {chosen!r}; valid: {valid}")
         return self.references[chosen](_arrays(x), n, rng)
 
+    @property
+    def has_log_likelihood(self) -> bool:
+        """Whether there is a `log_likelihood`."""
+        return self._log_likelihood is not None
+
     def log_likelihood(self, theta: ArrayLike, x: Mapping[str, ArrayLike]) -> Array:
         """Return log p(x | theta) of one observation, shape (n,), for theta of shape (n, D).
 

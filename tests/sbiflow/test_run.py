@@ -67,10 +67,11 @@ def test_an_answer_is_that_of_the_exact_posterior(answer: Any) -> None:
 
 
 def test_an_answer_is_checked(answer: Any) -> None:
-    model, predictive, local = answer.checks
+    model, predictive, local, again = answer.checks
     assert model.verdict == "good", model
     assert predictive.values["inside_90"] > 0.7
     assert local.values["n"] > 100
+    assert again.values["n"] == 200 and again.values["effective"] > 20
     assert len(answer.predicted["x"]) == 200
     assert len(answer.rests_on) == 10
     assert "good" in repr(answer).lower()
