@@ -56,6 +56,10 @@ def save(path: Path, estimator: Estimator, provenance: Mapping[str, Any]) -> Non
         "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)},
         "provenance": dict(provenance),
     }
+    if problem.kinds:
+        description["theta"]["kinds"] = problem.kinds
+    if problem.simplexes:
+        description["theta"]["simplexes"] = problem.simplexes
     text = sealed(description)
     new = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(new, ignore_errors=True)
@@ -113,6 +117,8 @@ def _problem(description: dict[str, Any]) -> InferenceProblem:
         scales=tuple(theta.get("scales", ())),
         preprocessing=description.get("preprocessing", "none"),
         shape=_image(theta.get("shape", ())),
+        kinds=tuple(theta.get("kinds", ())),
+        simplexes=tuple(map(tuple, theta.get("simplexes", ()))),
     )
 
 

@@ -52,6 +52,7 @@ class Ensemble(Estimator):
     """
 
     settings_type = EnsembleSettings
+    takes_discrete = True  # where its members do, which they say themselves
 
     def __init__(self, problem: InferenceProblem, settings: EnsembleSettings) -> None:
         given = settings.arguments or {}
@@ -107,7 +108,7 @@ class Ensemble(Estimator):
         generator: torch.Generator,
         sampling_steps: SamplingSteps,
     ) -> Tensor:
-        draws = context.new_empty(len(context), self.problem.size)
+        draws = context.new_empty(len(context), self.problem.latent_size)
         chosen = torch.randint(len(self.members), (len(context),), generator=generator)
         for k, (member, part) in enumerate(zip(self._members(), self._split(context), strict=True)):
             rows = (chosen == k).nonzero()[:, 0].to(context.device)

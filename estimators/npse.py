@@ -93,7 +93,7 @@ class NPSE(Estimator):
         self.sampling_steps = settings.sampling_steps
         self.preconditioning = Preconditioning()
         self.inputs = NetworkInputs(LogTimeFeatures(settings.features), settings.input_scale)
-        sizes = problem.size, self.summary.width, self.inputs.features.width
+        sizes = problem.latent_size, self.summary.width, self.inputs.features.width
         self.denoisers = nn.ModuleList(
             free_form_network(settings.network, *sizes, settings.network_settings, problem.shape)
             for _ in range(settings.members)

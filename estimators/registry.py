@@ -26,6 +26,7 @@ TABLE = {
     "cmpe_distilled": "estimators.cmpe_distilled:CMPEDistilled",
     "ensemble": "estimators.ensemble:Ensemble",
     "fmpe": "estimators.fmpe:FMPE",
+    "mixed": "estimators.mixed:Mixed",
     "npse": "estimators.npse:NPSE",
     "nsf": "estimators.nsf:NSF",
     "nsf_autoregressive": "estimators.nsf_autoregressive:AutoregressiveNSF",

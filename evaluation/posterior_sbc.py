@@ -74,13 +74,7 @@ def posterior_sbc(
             f"{LEAST_EFFECTIVE:.0f} are needed"
         )
     rng = np.random.default_rng(seed)
-    share = np.stack(
-        [
-            (weights * (pool[:, d] < theta[:, d, None])).sum(axis=1) / np.maximum(total, 1e-300)
-            for d in range(theta.shape[1])
-        ],
-        axis=1,
-    )
+    share = _shares(theta, pool, weights / np.maximum(total, 1e-300)[:, None], rng)
     count = effective[:, None]
     fractions = (share * count + rng.random(share.shape)) / (count + 1)
     z = ndtri(np.clip(fractions, 1e-6, 1 - 1e-6))
@@ -91,3 +85,17 @@ def posterior_sbc(
     smallest = min(p_centre.min(), p_width.min())
     p_value = float(min(1.0, 2 * theta.shape[1] * smallest))
     return PosteriorSbc(p_value, p_centre, p_width, fractions, middle, len(theta))
+
+
+def _shares(
+    theta: np.ndarray, pool: np.ndarray, weights: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the weight of the draws below each parameter, (n, D); of equal ones a part at random."""
+    columns = []
+    for d in range(theta.shape[1]):
+        below, equal = pool[:, d] < theta[:, d, None], pool[:, d] == theta[:, d, None]
+        share = (weights * below).sum(axis=1)
+        if equal.any():
+            share += rng.random(len(theta)) * (weights * equal).sum(axis=1)
+        columns.append(share)
+    return np.stack(columns, axis=1)

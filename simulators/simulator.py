@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -220,9 +221,17 @@ class Simulator:
         self._returned(np.array(theta[block:] if self.batched else theta[1], dtype=float), rng)
         return shared(returned, kept, given, before)
 
+    @cached_property
+    def _whole(self) -> list[int]:
+        """The columns of parameters that are whole numbers or categories."""
+        return [j for j, kind in enumerate(self.prior.kinds) if kind != "continuous"]
+
     def _returned(self, theta: Array, rng: Generator) -> Any:
         """Call the model; what it returns is not copied, and it may change theta."""
-        return self._call(theta, theta.T if self.batched else theta.tolist(), rng)
+        columns: list[Any] = list(theta.T) if self.batched else theta.tolist()
+        for j in self._whole:
+            columns[j] = columns[j].astype(np.int64) if self.batched else int(columns[j])
+        return self._call(theta, columns, rng)
 
 
 def json_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -178,6 +178,7 @@ def _answer(
         observed=observed,
         draws=draws,
         prior=question.prior,
+        kinds=tuple(question.simulator.prior.kinds),
         provenance={**origin, "draws": question.draws, "sampling_steps": steps,
                     "weights": Results(question.run, question.key).weights_digest()},
     )  # fmt: skip

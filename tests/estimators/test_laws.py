@@ -31,6 +31,7 @@ CASES = {
         "fmpe",
         {"width": 16, "network": "adaptive_mlp", "solver": "midpoint"},
     ),
+    "mixed": ("mixed", {"hidden": [32], "transforms": 2}),
     "nsf": ("nsf", {"hidden": [32], "transforms": 2, "bins": 8}),
     "npse": ("npse", {"width": 16, "depth": 1, "members": 2, "sampling_steps": 5}),
     "nsf-autoregressive-logit": ("nsf_autoregressive", {"hidden": [32], "bounds": "logit"}),

@@ -65,6 +65,7 @@ def estimator_of(name: str) -> Estimator:
     given = {
         "ensemble": {"member": "cmpe_distilled", "members": 2, "arguments": SMALL},
         "acf": {"transforms": 2},
+        "mixed": {"transforms": 2},
         "nsf": {"transforms": 2},
         "nsf_autoregressive": {"transforms": 2},
     }.get(name, {**SMALL, "dropout": 0.2})
