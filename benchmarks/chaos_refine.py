@@ -1,4 +1,4 @@
-"""Kill a refinement and everything below it at random times, repeat until it ends, compare with an undisturbed one.
+"""Kill a refinement and all below it at random times, repeat until it ends, compare with an undisturbed one.
 
     python -m benchmarks.chaos_refine --kills 20
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from estimators.jacobian import jacobian, log_normal
+from estimators.mixed_transform import MixedTransform
 from estimators.posterior import Posterior, SamplingSteps
 from estimators.problem import InferenceProblem
 from estimators.settings import EstimatorSettings, Settings
@@ -17,7 +18,6 @@ from estimators.summary.base import Summary
 from estimators.summary.preprocessed import summary_of
 from estimators.training_range import TrainingRange
 from estimators.transform import ParameterTransform, parameter_transform
-from estimators.mixed_transform import MixedTransform
 
 
 @dataclass(frozen=True)

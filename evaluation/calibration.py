@@ -31,7 +31,8 @@ POINTS = 100  # where the ECDF is compared with uniform
 def ranks(draws: np.ndarray, theta: np.ndarray) -> np.ndarray:
     """Return how many draws lie below the true parameter; of equal ones a number at random.
 
-    Ties are broken by a seed that follows from the numbers, so that ranks of whole numbers are uniform too where the posterior is right.
+    Ties are broken by a seed that follows from the numbers, so that ranks of whole numbers are uniform too where
+    the posterior is right.
 
     Arguments:
         draws: posterior draws, shape (B, n, D).

@@ -73,8 +73,8 @@ class Prior(ABC):
         """
         if not self.has_quantile:
             raise ValueError(
-                f"{purpose} needs a prior with quantiles: independent parameters that are continuous, or a multivariate normal "
-                f"without bounds. The prior is {self}"
+                f"{purpose} needs a prior with quantiles: independent continuous parameters, or a multivariate "
+                f"normal without bounds. The prior is {self}"
             )
 
     def quantile(self, u: Array) -> Array:

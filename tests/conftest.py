@@ -26,6 +26,7 @@ CLUSTERS = (  # Ray, SLURM, many processes
     "tests/pipeline/test_schedule.py",
     "tests/pipeline/test_simulate.py",
     "tests/pipeline/test_simulate_chaos.py",
+    "tests/pipeline/test_simulate_gpus.py",
     "tests/pipeline/test_simulate_ray_death.py",
     "tests/pipeline/test_simulation_actor.py",
     "tests/pipeline/test_study.py",

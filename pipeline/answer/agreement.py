@@ -1,4 +1,4 @@
-"""Whether several ways to the same posterior agree: trainings of one budget, members, the simulations, the likelihood."""
+"""Whether several ways to one posterior agree: trainings, members, simulations of its draws, the likelihood."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def again(
     )
 
 
-def members(posterior: Any, x: dict[str, np.ndarray], scales: Sequence[str], seed: int) -> list[Any]:
+def members(
+    posterior: Any, x: dict[str, np.ndarray], scales: Sequence[str], seed: int
+) -> list[Any]:
     """Return name, means and standard deviations of the members of an ensemble."""
     found = []
     module = getattr(posterior, "module", None)
@@ -144,7 +146,9 @@ def likelihood(
     values = {"ess": float(found.ess[0]), "pareto_k": k, "shift": float(shift.max())}
     values["log_evidence"] = float(found.log_evidence[0])
     if not (k <= 0.7 and share >= FEWEST):
-        advice = "The posterior misses part of the exact one: train longer or with more simulations."
+        advice = (
+            "The posterior misses part of the exact one: train longer or with more simulations."
+        )
         return Check(question, DOUBT, said, advice, values)
     said += f" Weighted means differ by at most {shift.max():.2f} sd."
     if shift.max() <= FARTHEST:

@@ -65,7 +65,7 @@ class Answer:
         discrete = [d for d, kind in enumerate(self.kinds) if kind != "continuous"]
         if not discrete:
             return found
-        values, which, counts = np.unique(
+        _, which, counts = np.unique(
             self.draws[:, discrete], axis=0, return_inverse=True, return_counts=True
         )
         return replace(found, mode=mode(self.draws[which.reshape(-1) == counts.argmax()]))
@@ -78,7 +78,11 @@ class Answer:
             if kind != "continuous":
                 values = np.unique(np.concatenate([self.draws[:, d], self.prior[:, d]]))
                 found[self.names[d]] = [
-                    (int(v), float((self.draws[:, d] == v).mean()), float((self.prior[:, d] == v).mean()))
+                    (
+                        int(v),
+                        float((self.draws[:, d] == v).mean()),
+                        float((self.prior[:, d] == v).mean()),
+                    )
                     for v in values
                 ]
         return found

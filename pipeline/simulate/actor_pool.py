@@ -27,18 +27,21 @@ class Actor(Worker):
 
 
 class ActorPool:
-    """`size` living actors."""
+    """`size` living actors, each with so many cores, bytes of memory and GPUs."""
 
-    def __init__(self, setup: WorkerSetup, size: int, cpus: float, memory: float | None) -> None:
+    def __init__(
+        self, setup: WorkerSetup, size: int, cpus: float, memory: float | None, gpus: float = 0.0
+    ) -> None:
         self.setup = setup
         self._actor = ray.remote(SimulationActor)
         self._options = {
             "num_cpus": cpus,
+            "num_gpus": gpus,
             "memory": memory,
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        self._variables = environment(cpus)
+        self._variables = environment(cpus, gpus)
         self._numbers = count()
         self._shared_setup = ray.put(setup)
         self.workers: list[Worker] = [self._add() for _ in range(size)]

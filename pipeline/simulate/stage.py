@@ -171,7 +171,8 @@ class _Simulation:
             ray_cluster = (self.kept or own).enter_context(connected(self.config))
             size = worker_count(settings, ray_cluster, wanted.keys(spec.key_size))
             setup = worker_setup(spec, pickled(spec), notes)
-            pool = ActorPool(setup, size, settings.cpus, worker_memory(settings))
+            each = settings.cpus, worker_memory(settings), settings.gpus
+            pool = ActorPool(setup, size, *each)
             work = Work(wanted, spec.key_size)
             return self._drive(pool, size, work, self.stop, ray_cluster.alive)
 

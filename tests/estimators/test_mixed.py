@@ -64,7 +64,9 @@ def test_probabilities_are_those_of_the_exact_posterior(mixed: Estimator) -> Non
     for x in ([4.3, 1.0], [6.0, 3.0], [3.0, -0.5]):
         draws = posterior.sample({"x": np.array(x)}, 20_000, seed=0).numpy()
         assert np.array_equal(draws[:, [0, 2]], draws[:, [0, 2]].round())
-        found = np.histogram2d(draws[:, 0], draws[:, 2], [np.arange(4) - 0.5, np.arange(2, 8) - 0.5])[0]
+        found = np.histogram2d(
+            draws[:, 0], draws[:, 2], [np.arange(4) - 0.5, np.arange(2, 8) - 0.5]
+        )[0]
         assert np.abs(found / len(draws) - exact(np.array(x))).sum() / 2 < 0.08
         for c in range(3):
             rows = draws[draws[:, 0] == c, 1]
@@ -99,14 +101,16 @@ def test_an_artefact_knows_the_kinds(mixed: Estimator, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nsf", "cmpe_distilled", "fmpe", "npse", "acf"])
 def test_others_refuse_what_is_not_continuous(name: str) -> None:
-    with pytest.raises(ValueError, match="continuous parameters, and 'c' is category; valid: mixed"):
+    with pytest.raises(
+        ValueError, match=r"continuous parameters, and 'c' is category; valid: mixed"
+    ):
         made(*model(50), name=name)
 
 
 def test_wrong_rows_are_told() -> None:
     theta, x = model(50)
     theta[3, 2] = 2.5
-    with pytest.raises(ValueError, match="'k' is integer, but theta holds 2.5"):
+    with pytest.raises(ValueError, match=r"'k' is integer, but theta holds 2.5"):
         made(theta, x)
 
 
@@ -116,7 +120,8 @@ def test_discrete_parameters_alone() -> None:
         "mixed", theta[:, [0, 2]], {"x": x}, low=[0, 2], high=[2, 6], kinds=["category", "integer"]
     )
     draws, log_prob = estimator.posterior().sample_with_log_prob({"x": x[:2]}, 30, seed=0)
-    assert draws.shape == (2, 30, 2) and (log_prob < 0).all()
+    assert draws.shape == (2, 30, 2)
+    assert (log_prob < 0).all()
 
 
 def test_shares_follow_the_exact_posterior() -> None:
@@ -143,7 +148,9 @@ def test_shares_follow_the_exact_posterior() -> None:
     theta = np.array([[0.2, 0.5, 0.3]])
     x0 = {"x": np.array([4.0, 10.0, 6.0])}
     u = estimator.transform(torch.tensor(theta))
-    assert torch.allclose(estimator.transform.inverse(u.float()), torch.tensor(theta).float(), atol=1e-5)
+    assert torch.allclose(
+        estimator.transform.inverse(u.float()), torch.tensor(theta).float(), atol=1e-5
+    )
     grid = np.stack(np.meshgrid(*[np.arange(0.5, 60) / 60] * 2, indexing="ij"), -1).reshape(-1, 2)
     grid = grid[grid.sum(1) < 1]
     rows = np.column_stack([grid, 1 - grid.sum(1)])
