@@ -41,6 +41,7 @@ PROCESSES = (  # of their own, with signals and time limits
     "tests/pipeline/test_check.py",
     "tests/pipeline/test_gone.py",
     "tests/pipeline/test_odd.py",
+    "tests/pipeline/test_refine_chaos.py",
     "tests/pipeline/test_study.py",
     "tests/pipeline/test_track.py",
     "tests/sbiflow/test_run.py",
