@@ -164,5 +164,10 @@ def _correlation(answer: Answer) -> str:
 
 
 def _provenance(answer: Answer) -> str:
-    rows = [[name, value] for name, value in answer.provenance.items() if value not in (None, {})]
+    rows = [
+        [name, ", ".join(f"{count} {key}" for key, count in value.items() if count)
+         if isinstance(value, dict) else value]
+        for name, value in answer.provenance.items()
+        if value not in (None, {})
+    ]  # fmt: skip
     return page.section("Where it comes from", page.table(["", ""], rows))
