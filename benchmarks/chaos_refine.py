@@ -2,8 +2,8 @@
 
     python -m benchmarks.chaos_refine --kills 20
 
-The times are spread over the seconds that the undisturbed refinement took, one in five over the start of the
-process. Prints one JSON object; exit code 1
+Kills are spread evenly over the rounds, at a random time after a round has begun; one in five comes after the
+start of the process. Prints one JSON object; exit code 1
 unless the digests of all rounds, the shares of the prior and all draws are equal.
 """
 
@@ -117,7 +117,8 @@ def compare(folder: Path, kills: int, simulations: int, seed: int) -> dict[str, 
         if hits < kills:
             if rng.random() < 0.8:
                 _wait_for_begin(killed, process)
-            hits += _killed(process, rng.uniform(0, 2 * seconds / kills))
+                _wait_for_round(killed, process, 1 + ROUNDS * hits // kills)
+            hits += _killed(process, rng.uniform(0, seconds / ROUNDS))
             found.add(_reached(killed))
         if process.wait() not in (0, -signal.SIGKILL):
             raise SystemExit(f"attempt {attempts} failed: see {killed}.log")
@@ -137,6 +138,11 @@ def compare(folder: Path, kills: int, simulations: int, seed: int) -> dict[str, 
 def _wait_for_begin(path: Path, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not (path / BEGUN).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _wait_for_round(path: Path, process: subprocess.Popen[bytes], number: int) -> None:
+    while _reached(path) < number and process.poll() is None:
         time.sleep(0.01)
 
 

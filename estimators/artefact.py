@@ -50,16 +50,14 @@ def save(path: Path, estimator: Estimator, provenance: Mapping[str, Any]) -> Non
             "low": [_finite(value) for value in problem.low],
             "high": [_finite(value) for value in problem.high],
             "shape": problem.parameter_shape,
+            **({"kinds": problem.kinds} if problem.kinds else {}),
+            **({"simplexes": problem.simplexes} if problem.simplexes else {}),
         },
         "x": problem.x,
         "preprocessing": problem.preprocessing,
         "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)},
         "provenance": dict(provenance),
     }
-    if problem.kinds:
-        description["theta"]["kinds"] = problem.kinds
-    if problem.simplexes:
-        description["theta"]["simplexes"] = problem.simplexes
     text = sealed(description)
     new = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(new, ignore_errors=True)

@@ -75,7 +75,8 @@ def members(
     """Return name, means and standard deviations of the members of an ensemble."""
     found = []
     module = getattr(posterior, "module", None)
-    for k, member in enumerate(module.members if isinstance(module, Ensemble) else ()):
+    inner = module.estimators if isinstance(module, Ensemble) else []
+    for k, member in enumerate(inner):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OutOfRangeWarning)
             drawn = Posterior(member).sample(x, DRAWS, seed=seed)
@@ -98,7 +99,7 @@ def agreement(draws: np.ndarray, others: list[Any], names: Sequence[str]) -> Che
     mean, sd = draws.mean(0), np.maximum(draws.std(0), 1e-300)
     shift = np.array([np.abs(one[1] - mean) / sd for one in others])
     ratio = np.array([np.abs(np.log(np.maximum(one[2], 1e-300) / sd)) for one in others])
-    k, d = np.unravel_index(shift.argmax(), shift.shape)
+    k, d = divmod(int(shift.argmax()), shift.shape[1])
     most = float(np.exp(ratio.max()))
     said = (
         f"Of {len(others)} others {others[k][0]} is furthest: its mean of {names[d]} lies "

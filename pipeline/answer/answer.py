@@ -176,9 +176,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [*numbers, *intervals, shown(row["contraction"], ".3f")]
 
 
-def shown(value: float | None, form: str = f".{FIGURES}g") -> str:
+def shown(value: float | str | None, form: str = f".{FIGURES}g") -> str:
     """Return a number for people, "-" where there is none."""
-    return "-" if value is None else f"{value:{form}}"
+    return "-" if value is None else f"{float(value):{form}}"
 
 
 def interval(row: dict[str, Any], level: str, form: str) -> str:
