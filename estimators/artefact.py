@@ -102,7 +102,7 @@ def restore(
         raise ArtefactError(
             f"{path / WEIGHTS}: does not fit estimator {name!r}: {error}"
         ) from error
-    return Posterior(estimator.to(device).eval(), provenance)
+    return estimator.to(device).eval().posterior(provenance)
 
 
 def _problem(description: dict[str, Any]) -> InferenceProblem:

@@ -51,6 +51,8 @@ class Ensemble(Estimator):
         LookupError, ValueError, TypeError: a setting of the members that is not valid.
     """
 
+    takes_simplexes = True
+
     settings_type = EnsembleSettings
     takes_discrete = True  # where its members do, which they say themselves
 

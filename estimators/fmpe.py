@@ -110,6 +110,8 @@ class FMPE(Estimator):
         LookupError, ValueError, TypeError: a setting that is not valid.
     """
 
+    takes_simplexes = True
+
     learning_rate = 3e-3
     settings_type = FMPESettings
 

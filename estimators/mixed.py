@@ -53,6 +53,8 @@ class Mixed(Estimator):
         LookupError, ValueError: a setting that is not valid.
     """
 
+    takes_simplexes = True
+
     settings_type = MixedSettings
     takes_discrete = True
 

@@ -26,6 +26,8 @@ TABLE = {
     "cmpe_distilled": "estimators.cmpe_distilled:CMPEDistilled",
     "ensemble": "estimators.ensemble:Ensemble",
     "fmpe": "estimators.fmpe:FMPE",
+    "joint": "estimators.joint.estimator:Joint",
+    "joint_distilled": "estimators.joint.distilled:JointDistilled",
     "mixed": "estimators.mixed:Mixed",
     "npse": "estimators.npse:NPSE",
     "nsf": "estimators.nsf:NSF",

@@ -79,7 +79,7 @@ def members(
     for k, member in enumerate(inner):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OutOfRangeWarning)
-            drawn = Posterior(member).sample(x, DRAWS, seed=seed)
+            drawn = member.posterior().sample(x, DRAWS, seed=seed)
         draws = on_scale(drawn.cpu().numpy()[0], scales)
         found.append((f"member {k + 1}", draws.mean(0), draws.std(0)))
     return found

@@ -124,6 +124,46 @@ def test_discrete_parameters_alone() -> None:
     assert (log_prob < 0).all()
 
 
+SMALL = {"width": 16, "depth": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("acf", {}),
+        ("nsf", {}),
+        ("mixed", {}),
+        *((n, SMALL) for n in ("fmpe", "npse", "cmpe", "cmpe_distilled")),
+    ],
+)
+def test_draws_of_shares_add_up_to_one(name: str, given: dict[str, int]) -> None:
+    rng = np.random.default_rng(1)
+    theta = np.column_stack([rng.normal(size=80), rng.dirichlet([1, 2, 1], 80)])
+    x = theta[:, :3] + 0.1 * rng.normal(size=(80, 3))
+    estimator = estimators.create(
+        name,
+        theta,
+        {"x": x},
+        low=[-np.inf, 0, 0, 0],
+        high=[np.inf, 1, 1, 1],
+        simplexes=[(1, 2, 3)],
+        **given,
+    )
+    outputs = {"x": torch.tensor(x).float()}
+    assert estimator.loss(torch.tensor(theta).float(), outputs, 0.5).isfinite()
+    draws = estimator.eval().posterior().sample({"x": x[:2]}, 50, seed=0)
+    assert draws.shape == (2, 50, 4)
+    assert torch.allclose(draws[..., 1:].sum(-1), torch.ones(2, 50), atol=1e-5)
+
+
+def test_an_estimator_that_knows_no_shares_says_so() -> None:
+    theta = np.random.default_rng(0).dirichlet([1, 1], 20)
+    with pytest.raises(
+        ValueError, match=r"cannot infer parameters that add up to one \(theta0, theta1\)"
+    ):
+        estimators.create("joint", theta, {"x": theta}, low=[0, 0], high=[1, 1], simplexes=[(0, 1)])
+
+
 def test_shares_follow_the_exact_posterior() -> None:
     """Counts of three kinds among twenty: a Dirichlet prior stays one."""
     rng = np.random.default_rng(1)
