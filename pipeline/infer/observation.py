@@ -65,8 +65,9 @@ class Observed:
         if broken := [_broken(name, x[name]) for name in outputs if not np.isfinite(x[name]).all()]:
             raise UsageError(
                 f"the observation holds NaN or infinity in {', '.join(broken)}: this posterior has learned from "
-                "complete outputs alone. The estimators `joint` and `joint_distilled` take missing outputs; so "
-                "does one that is trained with a simulator that leaves values out, with a mask among its outputs"
+                "complete outputs alone. Posteriors of the estimators `joint` and `joint_distilled` take missing "
+                "outputs in Python, by posterior.sample; others where the simulator leaves values out itself, "
+                "with a mask among its outputs"
             )
         if not len(x[outputs[0]]):
             raise UsageError(
