@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,15 @@ from pipeline.errors import UsageError
 from sbiflow import Categorical, Integer, Normal, Run
 
 
-def counted(k: int, c: int, a: float, rng: np.random.Generator) -> dict[str, Any]:
-    return {"x": np.array([len(range(k)), 3 * c + a]) + 0.5 * rng.normal(size=2)}
-
-
 PRIOR = {"k": Integer(0, 4), "c": Categorical([0.3, 0.7]), "a": Normal(0, 1)}
 X = np.array([2.1, 3.2])
 
 
 @pytest.mark.slow
 def test_discrete_parameters_from_simulation_to_answer(tmp_path: Path) -> None:
+    def counted(k: int, c: int, a: float, rng: np.random.Generator) -> dict[str, Any]:
+        return {"x": np.array([len(range(k)), 3 * c + a]) + 0.5 * rng.normal(size=2)}
+
     run = Run(
         tmp_path / "run", counted, prior=PRIOR, budget=600, test=80,
         estimator={"name": "mixed", "arguments": {"transforms": 2, "hidden": [24, 24]}},
@@ -30,8 +28,7 @@ def test_discrete_parameters_from_simulation_to_answer(tmp_path: Path) -> None:
     )  # fmt: skip
     run.simulate()
     run.train()
-    run.evaluate()
-    metrics = json.dumps(run.evaluate())
+    metrics = str(run.evaluate())
     assert "sbc" in metrics
     answer = run.infer(X, draws=1000, simulations=100)
     assert np.array_equal(answer.draws[:, :2], answer.draws[:, :2].round())
