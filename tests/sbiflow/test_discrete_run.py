@@ -11,7 +11,6 @@ import pytest
 from pipeline.errors import UsageError
 from sbiflow import Categorical, Integer, Normal, Run
 
-
 PRIOR = {"k": Integer(0, 4), "c": Categorical([0.3, 0.7]), "a": Normal(0, 1)}
 X = np.array([2.1, 3.2])
 
