@@ -46,8 +46,7 @@ class Simulator:
         files: data files that the model reads, relative to its own file. They are part of its source, so that a
             changed one is noticed.
 
-    Raises: ValueError naming both sides where the prior's names and the model's parameters differ, or a file
-        that is not there.
+    Raises: ValueError naming both sides where the prior's names and the model's parameters differ, or a lost file.
     """
 
     owns_timeout = False
