@@ -64,7 +64,9 @@ class SimulateConfig(_Strict):
     accept_source: bool = False
     """Accept rows of a changed simulator for this command; the store and all reports say so."""
     ray: bool | None = None
-    """Whether workers are Ray actors; null: where the work takes longer than ten seconds."""
+    """Whether Ray is used; null: where the work takes longer than ten seconds."""
+    per_agent: float | None = Field(None, gt=0)
+    """Cores of one agent, a Ray actor that runs workers; null: those of a node."""
     term: float = Field(120.0, ge=1)
     """Seconds without a sign of life after which another process takes over a lease."""
 

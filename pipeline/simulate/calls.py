@@ -38,6 +38,7 @@ class Worker:
     started: bool = False
     opened: bool = False
     holding: int = NOTHING  # the block of which it holds rows back until the outputs are known
+    processes: int = 1  # that simulate at a time
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """Send a call and return its key in `calls`."""
