@@ -78,6 +78,8 @@ def create(
     standardisation: str = "moments",
     parameter_shape: Sequence[int] | None = None,
     grouping: str | Mapping[str, Sequence[str]] = "array",
+    kinds: Sequence[str] | None = None,
+    simplexes: Sequence[Sequence[int]] = (),
     **arguments: Any,
 ) -> Estimator:
     """Return a new estimator, shaped and standardised by training rows.
@@ -96,6 +98,9 @@ def create(
         grouping: what shares one mean and scale: array (all parameters of an image, and all elements of an
             image among the outputs that have no network of their own), element (nothing), or names of
             parameters by name of their group.
+        kinds: continuous, integer or category, of each parameter; none: continuous. The values of the others are
+            the whole numbers from low to high.
+        simplexes: columns of parameters that are positive and add up to one, for each group of them.
         arguments: the estimator's own settings, see `estimators.arguments(name)`.
 
     Raises:
@@ -117,6 +122,8 @@ def create(
         preprocessing=preprocessing,
         parameter_shape=parameter_shape,
         grouping=grouping,
+        kinds=kinds,
+        simplexes=simplexes,
     )
     estimator = build(name, problem, arguments)
     standardise_by(estimator, standardisation, grouped=grouping != "element")

@@ -82,6 +82,8 @@ class ConsistencyEstimator(Estimator):
     A subclass sets `epsilon`, `T`, `rho` and `sampling_steps`, and defines `consistency_function`.
     """
 
+    takes_simplexes = True
+
     epsilon: float
     T: float
     rho: float
@@ -94,8 +96,8 @@ class ConsistencyEstimator(Estimator):
     ) -> None:
         super().__init__(problem, settings, **given)
         self.register_load_state_dict_pre_hook(_add_missing_limits)
-        self.register_buffer("low", torch.full((problem.size,), -torch.inf))
-        self.register_buffer("high", torch.full((problem.size,), torch.inf))
+        self.register_buffer("low", torch.full((problem.latent_size,), -torch.inf))
+        self.register_buffer("high", torch.full((problem.latent_size,), torch.inf))
 
     def standardise(self, theta: Tensor, x: Mapping[str, Tensor]) -> None:
         super().standardise(theta, x)

@@ -57,6 +57,8 @@ class NPSE(DiffusionEstimator):
         LookupError, ValueError, TypeError: a setting that is not valid.
     """
 
+    takes_simplexes = True
+
     learning_rate = 3e-3
     settings_type = NPSESettings
 
@@ -66,7 +68,7 @@ class NPSE(DiffusionEstimator):
         self.follow(settings)
         self.preconditioning = Preconditioning()
         self.inputs = NetworkInputs(LogTimeFeatures(settings.features), settings.input_scale)
-        sizes = problem.size, self.summary.width, self.inputs.features.width
+        sizes = problem.latent_size, self.summary.width, self.inputs.features.width
         self.denoisers = nn.ModuleList(
             free_form_network(settings.network, *sizes, settings.network_settings, problem.shape)
             for _ in range(settings.members)

@@ -18,6 +18,7 @@ from estimators.given import given_parameters
 from estimators.memory import draws_that_fit
 from estimators.observation import Observation, batched, with_absent
 from estimators.training_range import OutOfRangeWarning
+from estimators.transform import ParameterTransform
 
 if TYPE_CHECKING:
     from estimators.estimator import Estimator
@@ -258,7 +259,12 @@ class Posterior:
         """Return the given parameters (B, D), NaN elsewhere; None where none are given."""
         if not given:
             return None
-        return given_parameters(self.module.problem, self.module.transform, given, count)
+        transform = self.module.transform
+        if not isinstance(transform, ParameterTransform):
+            raise NotImplementedError(
+                f"estimator {self.estimator!r} has no conditionals of parameters: leave `given` out"
+            )
+        return given_parameters(self.module.problem, transform, given, count)
 
     def _needs_all(self) -> str:
         return (

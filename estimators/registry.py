@@ -28,6 +28,7 @@ TABLE = {
     "fmpe": "estimators.fmpe:FMPE",
     "joint": "estimators.joint.estimator:Joint",
     "joint_distilled": "estimators.joint.distilled:JointDistilled",
+    "mixed": "estimators.mixed:Mixed",
     "npse": "estimators.npse:NPSE",
     "nsf": "estimators.nsf:NSF",
     "nsf_autoregressive": "estimators.nsf_autoregressive:AutoregressiveNSF",

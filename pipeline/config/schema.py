@@ -51,6 +51,8 @@ class SimulateConfig(_Strict):
     """Simulation workers; null: as many as the cores allow."""
     cpus: float = Field(1.0, gt=0)
     """Cores of one worker."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs of one worker, which Ray hands out; 0.5: two workers share one. 0: workers see none."""
     memory: str | int | None = None
     """Memory of one worker, in bytes or like `2GB`."""
     timeout: float | None = Field(None, gt=0)

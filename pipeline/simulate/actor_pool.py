@@ -27,10 +27,12 @@ class Actor(Worker):
 
 
 class ActorPool:
-    """`size` living actors."""
+    """`size` living actors, each with so many cores, bytes of memory and GPUs."""
 
-    def __init__(self, setup: WorkerSetup, size: int, cpus: float, memory: float | None) -> None:
-        self.setup, self.cpus, self.memory = setup, cpus, memory
+    def __init__(
+        self, setup: WorkerSetup, size: int, cpus: float, memory: float | None, gpus: float = 0.0
+    ) -> None:
+        self.setup, self.cpus, self.memory, self.gpus = setup, cpus, memory, gpus
         self._numbers = count()
         self._shared_setup = ray.put(setup)
         self.workers: list[Worker] = [self._add(1) for _ in range(size)]
@@ -42,13 +44,14 @@ class ActorPool:
         return worker
 
     def _start(self, name: str, processes: int) -> Any:
-        variables = {"env_vars": environment(self.cpus) | marked()}
+        variables = {"env_vars": environment(self.cpus, self.gpus) | marked()}
         options = self._options(processes) | {"runtime_env": variables}
         return ray.remote(SimulationActor).options(**options).remote(name)
 
     def _options(self, processes: int) -> dict[str, Any]:
         return {
             "num_cpus": self.cpus * processes,
+            "num_gpus": self.gpus * processes,
             "memory": self.memory and self.memory * processes,
             "max_restarts": 0,
             "max_task_retries": 0,

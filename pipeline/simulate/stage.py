@@ -167,7 +167,7 @@ class _Simulation:
 
     def _with_ray(self, wanted: Ranges, again: tuple[Outcome, ...]) -> SimulationCost:
         """Simulate with a connection to Ray for as long as that takes."""
-        from pipeline.simulate.actor_pool import pickled  # imports Ray
+        from pipeline.simulate.actor_pool import ActorPool, pickled  # imports Ray
         from pipeline.simulate.agent_pool import AgentPool, agent_sizes
 
         spec, settings = self.target.spec, self.config.simulate
@@ -175,8 +175,14 @@ class _Simulation:
             ray_cluster = (self.kept or own).enter_context(connected(self.config))
             size = worker_count(settings, ray_cluster, wanted.keys(spec.key_size))
             setup = worker_setup(spec, pickled(spec), notes)
-            sizes = agent_sizes(size, settings.cpus, worker_memory(settings), settings.per_agent)
-            pool = AgentPool(setup, sizes, settings.cpus, worker_memory(settings))
+            memory = worker_memory(settings)
+            if settings.gpus:  # Ray hands them out to actors, one by one
+                actors = ActorPool(setup, size, settings.cpus, memory, settings.gpus)
+                work = Work(wanted, spec.key_size)
+                plain = partial(Driver, spec, self.store, actors, work)
+                return self._drive(plain, actors, size, work, self.stop, ray_cluster.alive)
+            sizes = agent_sizes(size, settings.cpus, memory, settings.per_agent)
+            pool = AgentPool(setup, sizes, settings.cpus, memory)
             work = Work(wanted, spec.key_size, AGENT_TARGET)
             driver = partial(AgentDriver, again, spec, self.store, pool, work)
             return self._drive(driver, pool, sum(sizes), work, self.stop, ray_cluster.alive)

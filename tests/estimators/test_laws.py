@@ -39,6 +39,7 @@ CASES = {
         "joint_distilled",
         {"width": 8, "depth": 1, "heads": 2, "frequencies": 2, "points": 4, "sampling_steps": 3},
     ),
+    "mixed": ("mixed", {"hidden": [32], "transforms": 2}),
     "nsf": ("nsf", {"hidden": [32], "transforms": 2, "bins": 8}),
     "npse": ("npse", {"width": 16, "depth": 1, "members": 2, "sampling_steps": 5}),
     "nsf-autoregressive-logit": ("nsf_autoregressive", {"hidden": [32], "bounds": "logit"}),
