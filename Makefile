@@ -54,7 +54,7 @@ bench: venv
 bench-estimators: venv
 	$(BIN)/python -m benchmarks.estimators
 
-# The tables of the CMPE paper, days on two cores; `make paper SMALL=1` is a miniature of ten minutes.
+# The tables of the CMPE paper, days on two cores; `make paper SMALL=1` is a miniature.
 paper: venv
 	$(BIN)/python -m benchmarks.paper.report $(if $(SMALL),--small)
 

@@ -12,6 +12,7 @@ import sys
 RUNS = {
     "simulate": (["chaos_simulate"],),
     "train": (["chaos_train"],),
+    "refine": (["chaos_refine"],),
 }
 
 

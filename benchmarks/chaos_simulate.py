@@ -1,4 +1,4 @@
-"""Kill actors, the driver and all of Ray at random times, repeat until it ends, compare with an undisturbed run.
+"""Kill workers, agents, drivers and all of Ray at random times, repeat, and compare with an undisturbed run.
 
     python -m benchmarks.chaos_simulate --kills 18 --workers 1 2 4
 
@@ -30,6 +30,7 @@ from cluster.connection import usable_cpus
 from pipeline.config import build
 from pipeline.run import Run
 from pipeline.simulate.driver import PROBES
+from pipeline.simulate.spawn import POOL
 from pipeline.simulate.stage import simulate
 from pipeline.stop import stop_on_signals
 from pipeline.store import Store
@@ -47,8 +48,10 @@ def slow(mu, sigma, rng):
     time.sleep(0.01 + rng.exponential(0.03))
     return {"x": rng.normal(mu, sigma, 10)}
 """
+
 PATIENCE = 120.0  # seconds without a new simulation: hanging
 MOST_CALLS = 12  # between two kills
+WEIGHTS = {"worker": 4, "agent": 2, "driver": 2, "ray": 2}  # of what is killed
 
 
 @dataclass
@@ -58,9 +61,9 @@ class Chaos:
     folder: Path
     workers: int
     budget: int
-    kills: dict[str, int] = field(default_factory=lambda: {"actor": 0, "driver": 0, "ray": 0})
+    kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WEIGHTS, 0))
     in_flight: int = 0  # simulations that the kills may have cost
-    held: set[int] = field(default_factory=set)  # actors killed while rows were held back
+    held: set[int] = field(default_factory=set)  # workers killed while rows were held back
     attempts: int = 0
     slowest_exit: float = 0.0  # seconds from a kill of Ray to the driver's end
 
@@ -110,19 +113,20 @@ class Chaos:
         elif not self._wait_for(rng.randint(1, MOST_CALLS), driver, PATIENCE):
             raise SystemExit(f"no simulation for {PATIENCE:g} s: see {self.folder}/driver.log")
         time.sleep(rng.uniform(0, 0.06))
-        what = rng.choices(("actor", "driver", "ray"), (6, 2, 2))[0]
-        actors = [pid for pid in descendants(driver.pid) if name_of(pid).startswith("ray::Simul")]
-        if driver.poll() is not None or (what == "actor" and not actors):
+        what = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        below = descendants(driver.pid)
+        workers = [pid for pid in below if POOL in name_of(pid)]
+        agents = [pid for pid in below if name_of(pid).startswith("ray::Simul")]
+        victims = {"worker": workers, "agent": agents, "driver": [driver.pid], "ray": below}[what]
+        if driver.poll() is not None or not victims:
             return
         born = self.done() > 0  # before, the first few simulations are held back
         if not born:
-            self.held |= set(actors)
-        if what == "actor":
-            kill([rng.choice(actors)])
-            self.in_flight += 1 if born else PROBES
-        else:
-            kill([driver.pid] if what == "driver" else descendants(driver.pid))
-            self.in_flight += self.workers if born else PROBES + self.workers - 1
+            self.held |= set(workers)
+        kill(victims if what == "ray" else [rng.choice(victims)])
+        each = 1 if what == "worker" else self.workers
+        self.in_flight += each if born else PROBES + each - 1
+        if what in ("driver", "ray"):
             struck = time.monotonic()
             driver.wait(PATIENCE)
             self.slowest_exit = max(self.slowest_exit, time.monotonic() - struck)

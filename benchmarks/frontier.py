@@ -192,7 +192,9 @@ def picture(lines: list[dict[str, Any]], path: Path) -> None:
     tasks = list(dict.fromkeys(line["task"] for line in lines))
     figure = Figure(figsize=(3.2 * len(tasks), 3.2), layout="constrained")
     axes = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
-    markers = dict(zip(dict.fromkeys(line["label"] for line in lines), "osv^DPX*<>" * 9, strict=False))
+    markers = dict(
+        zip(dict.fromkeys(line["label"] for line in lines), "osv^DPX*<>" * 9, strict=False)
+    )
     for task, panel in zip(tasks, axes, strict=True):
         for line in (line for line in lines if line["task"] == task):
             for passes, found in line["passes"].items():
@@ -211,7 +213,9 @@ def picture(lines: list[dict[str, Any]], path: Path) -> None:
 
 def _key(line: dict[str, Any]) -> str:
     names = "task", "budget", "label", "settings", "draws", "seed", "test_sets"
-    classifiers = line.get("classifiers", [*CLASSIFIERS])  # of lines from before they could be chosen
+    classifiers = line.get(
+        "classifiers", [*CLASSIFIERS]
+    )  # of lines from before they could be chosen
     return json.dumps([[line[name] for name in names], classifiers, list(line["passes"])])
 
 

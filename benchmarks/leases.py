@@ -30,7 +30,8 @@ import numpy as np
 from pipeline import config as configuration
 from pipeline.config import Config
 from pipeline.run import Run
-from pipeline.simulate.actor import SimulationActor, die_with_parent
+from pipeline.simulate.actor import SimulationActor
+from pipeline.simulate.children import die_with_parent
 from pipeline.simulate.leases import stage
 from pipeline.simulate.leases.lease import LeaseHolder, LeaseTable
 from pipeline.simulate.process_pool import ProcessPool, serve

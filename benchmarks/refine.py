@@ -25,6 +25,7 @@ from pipeline.stop import Stop
 from sbiflow import Run
 
 DRAWS = 1000
+TRAIN = {"learning_rate": 1e-3, "validation": 0.1, "validate_every": 30, "patience": 10}
 
 
 def observations(task: str, model: Any, count: int) -> list[dict[str, np.ndarray]]:
@@ -39,11 +40,12 @@ def observations(task: str, model: Any, count: int) -> list[dict[str, np.ndarray
     ]
 
 
-def run_of(folder: Path, task: str, budget: int, seed: int, steps: int) -> Run:
+def run_of(folder: Path, task: str, budget: int, asked: argparse.Namespace) -> Run:
     """Return a trained run."""
+    given = json.loads(asked.estimator) if asked.estimator.startswith("{") else asked.estimator
     run = Run(
-        folder / f"{task}-{budget}-{seed}", simulator=task, budget=budget, test=0, seed=seed,
-        estimator="nsf", train={"steps": steps, "learning_rate": 1e-3},
+        folder / f"{task}-{budget}-{asked.seed}", simulator=task, budget=budget, test=0, seed=asked.seed,
+        estimator=given, train={"steps": asked.steps, **TRAIN},
     )  # fmt: skip
     run.simulate()
     run.train()
@@ -54,13 +56,13 @@ def measure(task: str, asked: argparse.Namespace, folder: Path) -> None:
     """Print C2ST of both for each observation, and the means."""
     found = []
     each = asked.total // asked.rounds
-    amortised = run_of(folder, task, asked.total, asked.seed, asked.steps)
-    first = run_of(folder, task, asked.total - (asked.rounds - 1) * each, asked.seed, asked.steps)
+    first = run_of(folder, task, asked.total - (asked.rounds - 1) * each, asked)
+    amortised = run_of(folder, task, asked.total, asked)
     for k, x in enumerate(observations(task, first.simulator, asked.observations)):
         reference = first.simulator.reference(x, DRAWS, np.random.default_rng(k))
         question = Question(first._directory, draws=DRAWS)
         new = (asked.rounds - 1) * each
-        rounds = refine(Refinement(question, new, asked.rounds - 1), x, Stop())
+        rounds = refine(Refinement(question, new, asked.rounds - 1, asked.level), x, Stop())
         posterior = RefinedQuestion(first._directory, draws=DRAWS, rounds=rounds).posterior
         batch = {name: np.asarray(values)[None] for name, values in x.items()}
         draws = {
@@ -82,7 +84,11 @@ def main() -> None:
     parser.add_argument("--total", type=int, default=1000, help="simulations in all")
     parser.add_argument("--rounds", type=int, default=3, help="the first one from the prior")
     parser.add_argument("--observations", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3000, help="of each training")
+    parser.add_argument("--steps", type=int, default=3000, help="of each training, at most")
+    parser.add_argument("--level", type=float, default=1e-3, help="see `sbiflow refine`")
+    parser.add_argument(
+        "--estimator", default="nsf_autoregressive", help="name, or JSON with arguments"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="folder of the runs; default: a temporary one")
     asked = parser.parse_args()

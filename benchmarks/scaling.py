@@ -33,7 +33,7 @@ import numpy as np
 
 from pipeline import config as configuration
 from pipeline.run import Run
-from pipeline.simulate import work
+from pipeline.simulate import stage, work
 from pipeline.simulate.calls import Worker
 from pipeline.simulate.driver import Driver
 from pipeline.simulate.forecast import Rates, Workload, forecast
@@ -105,7 +105,13 @@ def run(
                 "name": "scaling",
                 "simulator": f"{folder / 'busy.py'}:busy",
                 "budget": count,
-                "simulate": {"workers": workers, "leases": 64, "cpus": cpus},
+                "simulate": {
+                    "workers": workers,
+                    "leases": 64,
+                    "cpus": cpus,
+                    "ray": True,
+                    "per_agent": cpus,
+                },
             }
         )
         LAYOUTS[layout](config, Run(folder / "run"), stop=Stop())
@@ -173,14 +179,21 @@ def scaling(layout: str) -> dict[str, Any]:
 
 def overhead(layout: str) -> dict[str, float]:
     """Return the driver's core seconds for each block, with blocks so short that there are many."""
-    before = work.TARGET, work.LEAST
-    work.TARGET = work.LEAST = BLOCK
-    try:
+    with short_blocks():
         _, few, many = (run(layout, count, 1) for count in (10, 10, QUICK))  # first: imports
-    finally:
-        work.TARGET, work.LEAST = before
     blocks = many.blocks - few.blocks
     return {"blocks": blocks, "block_us": 1e6 * max(0.0, many.driver - few.driver) / max(1, blocks)}
+
+
+@contextmanager
+def short_blocks() -> Iterator[None]:
+    """Make the driver's blocks as short as `BLOCK`, so that there are many."""
+    before = work.TARGET, work.LEAST, stage.AGENT_TARGET
+    work.TARGET = work.LEAST = stage.AGENT_TARGET = BLOCK
+    try:
+        yield
+    finally:
+        work.TARGET, work.LEAST, stage.AGENT_TARGET = before
 
 
 def main() -> None:

@@ -28,8 +28,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from benchmarks.leases import clock, cost
-from benchmarks.scaling import Measured, run
-from pipeline.simulate import work
+from benchmarks.scaling import Measured, run, short_blocks
 from pipeline.simulate.forecast import Rates, Workload, forecast
 from pipeline.simulate.leases.shared_writer import SharedWriter
 from pipeline.simulate.note import Notebook, read_note
@@ -37,7 +36,7 @@ from pipeline.simulate.work import Work
 from pipeline.store import Rows, Schema, Spool, Store, Writer
 
 REPEATS = 5
-CREWS = 2, 16  # workers whose simulations sleep
+AGENTS = 2, 16  # of one worker each, whose simulations sleep
 WIDTH = 120  # numbers of 8 bytes in a row: about 1 kB with theta and the rest
 SCHEMA = Schema({"x": ("<f8", (WIDTH,))})
 SITES = ((10, 1.0), (1000, 1.0), (1000, 60.0), (10_000, 0.1), (10_000, 1.0), (10_000, 60.0))
@@ -47,46 +46,42 @@ SITES = ((10, 1.0), (1000, 1.0), (1000, 60.0), (10_000, 0.1), (10_000, 1.0), (10
 
 
 def driver() -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Return `idle`, `worker` and `message`, and the runs that they are fitted to.
+    """Return `idle`, `agent` and `message`, and the runs that they are fitted to.
 
-    In a session with W workers the driver's core seconds are
+    In a session with A agents the driver's core seconds are
 
-        start(W) + seconds * idle + rounds * W * worker + blocks * message
+        start(A) + seconds * idle + rounds * A * agent + blocks * message
 
-    Of two runs with equally many workers the difference leaves out the start. One pair has many tiny blocks; the
+    Of two runs with equally many agents the difference leaves out the start. One pair has many tiny blocks; the
     others have few, of sleeping simulations.
     """
     run("ray", 10, 1)  # imports
     pairs = [(1, _tiny(1000), _tiny(5000))]
-    pairs += [(workers, _sleeping(4, workers), _sleeping(24, workers)) for workers in CREWS]
+    pairs += [(agents, _sleeping(4, agents), _sleeping(24, agents)) for agents in AGENTS]
     spent = np.array([long.driver - short.driver for _, short, long in pairs])
     rows = [
-        (long.seconds - short.seconds, rounds * workers, long.blocks - short.blocks)
-        for workers, short, long in pairs
+        (long.seconds - short.seconds, rounds * agents, long.blocks - short.blocks)
+        for agents, short, long in pairs
         for rounds in [long.rounds - short.rounds]
     ]
     fitted, _ = nnls(np.array(rows) / spent[:, None], np.ones(len(rows)))
-    shown = [{"workers": workers, **asdict(each)} for workers, *found in pairs for each in found]
-    return dict(zip(("idle", "worker", "message"), fitted.tolist(), strict=True)), shown
+    shown = [{"agents": agents, **asdict(each)} for agents, *found in pairs for each in found]
+    return dict(zip(("idle", "agent", "message"), fitted.tolist(), strict=True)), shown
 
 
 def _tiny(count: int) -> Measured:
     """Run with blocks of a millisecond."""
-    before = work.TARGET, work.LEAST
-    work.TARGET = work.LEAST = 0.001
-    try:
+    with short_blocks():
         return run("ray", count, 1)
-    finally:
-        work.TARGET, work.LEAST = before
 
 
-def _sleeping(naps: int, workers: int) -> Measured:
-    """Run with so many simulations for each worker, of a second's sleep."""
-    return run("ray", naps * workers, workers, nap=1.0, cpus=1 / max(CREWS))
+def _sleeping(naps: int, agents: int) -> Measured:
+    """Run with so many simulations for each agent, which has one worker, of a second's sleep."""
+    return run("ray", naps * agents, agents, nap=1.0, cpus=1 / max(AGENTS))
 
 
 def note(repeats: int = 2000) -> float:
-    """Return the core seconds to read a worker's note."""
+    """Return the core seconds to read a note."""
     with tempfile.TemporaryDirectory() as folder:
         book = Notebook(Path(folder) / "a.note", None)
         book.begin(1)

@@ -26,6 +26,7 @@ SETTINGS = {
     "RAY_agent_register_timeout_ms": "300000",  # else 30 s, too few on a cold file system
     "RAY_worker_register_timeout_seconds": "300",
     "RAY_task_events_shutdown_flush_timeout_ms": "500",  # else 5 s, if Ray is dead when we leave
+    "RAY_memory_monitor_refresh_ms": "0",  # it would end an agent, not the worker that grew
     "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",  # said on stdout; we report deaths
 }
 for _name, _value in SETTINGS.items():

@@ -16,7 +16,7 @@ from cluster.guard import guard
 
 @dataclass(frozen=True)
 class RayCluster:
-    """The resources of a Ray cluster: `cpus` cores and `memory` bytes on `nodes` machines.
+    """The resources of a Ray cluster: `cpus` cores, `memory` bytes and `gpus` GPUs on `nodes` machines.
 
     `alive` returns whether Ray still runs.
     """
@@ -25,11 +25,14 @@ class RayCluster:
     memory: float
     nodes: int
     alive: Callable[[], bool]
+    gpus: float = 0.0
 
-    def capacity(self, cpus: float, memory: float | None) -> int:
+    def capacity(self, cpus: float, memory: float | None, gpus: float = 0.0) -> int:
         """Return how many workers of that size fit at once, by the totals of all nodes."""
-        by_cpus = int(self.cpus / cpus + 1e-9)
-        return by_cpus if not memory else min(by_cpus, int(self.memory / memory))
+        room = int(self.cpus / cpus + 1e-9)
+        if memory:
+            room = min(room, int(self.memory / memory))
+        return room if not gpus else min(room, int(self.gpus / gpus + 1e-9))
 
 
 def no_address(address: str | None, backend: str) -> None:
@@ -88,7 +91,8 @@ def _describe(alive: Callable[[], bool]) -> RayCluster:
 
     total = ray.cluster_resources()
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    return RayCluster(total.get("CPU", 0.0), total.get("memory", 0.0), nodes, alive)
+    size = total.get("CPU", 0.0), total.get("memory", 0.0), nodes
+    return RayCluster(*size, alive, total.get("GPU", 0.0))
 
 
 @contextmanager

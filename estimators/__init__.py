@@ -82,12 +82,15 @@ def create(
     standardisation: str = "moments",
     parameter_shape: Sequence[int] | None = None,
     grouping: str | Mapping[str, Sequence[str]] = "array",
+    kinds: Sequence[str] | None = None,
+    simplexes: Sequence[Sequence[int]] = (),
     **arguments: Any,
 ) -> Estimator:
     """Return a new estimator, shaped and standardised by training rows.
 
     Arguments:
-        name: one of `available()`, of which `auto` chooses by the rows, see `estimators.automatic`; `package.module:attribute`, or an entry point.
+        name: one of `available()`, `package.module:attribute`, or an entry point; `auto` chooses by the rows,
+            see `estimators.automatic`.
         theta: parameters, shape (n, D), natural units.
         x: the simulator's outputs, each of shape (n, ...).
         low, high: bounds of the prior, shape (D,); -inf and inf where there is none.
@@ -100,6 +103,9 @@ def create(
         grouping: what shares one mean and scale: array (all parameters of an image, and all elements of an
             image among the outputs that have no network of their own), element (nothing), or names of
             parameters by name of their group.
+        kinds: continuous, integer or category, of each parameter; none: continuous. The values of the others are
+            the whole numbers from low to high.
+        simplexes: columns of parameters that are positive and add up to one, for each group of them.
         arguments: the estimator's own settings, see `estimators.arguments(name)`.
 
     Raises:
@@ -121,6 +127,8 @@ def create(
         preprocessing=preprocessing,
         parameter_shape=parameter_shape,
         grouping=grouping,
+        kinds=kinds,
+        simplexes=simplexes,
     )
     if name == automatic.NAME:
         name, arguments = automatic.CHOSEN, automatic.chosen(problem, len(theta), arguments)

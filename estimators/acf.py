@@ -38,7 +38,7 @@ class ACF(FlowEstimator):
     def __init__(self, problem: InferenceProblem, settings: CouplingSettings) -> None:
         super().__init__(problem, settings)
         self.flow = coupling_layers(
-            problem.size,
+            problem.latent_size,
             self.summary.width,
             partial(MonotonicAffineTransform, slope=math.exp(-LARGEST_LOG_SCALE)),
             [(), ()],

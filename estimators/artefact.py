@@ -51,6 +51,8 @@ def save(path: Path, estimator: Estimator, provenance: Mapping[str, Any]) -> Non
             "low": [_finite(value) for value in problem.low],
             "high": [_finite(value) for value in problem.high],
             "shape": problem.parameter_shape,
+            **({"kinds": problem.kinds} if problem.kinds else {}),
+            **({"simplexes": problem.simplexes} if problem.simplexes else {}),
         },
         "x": problem.x,
         "preprocessing": problem.preprocessing,
@@ -101,7 +103,7 @@ def restore(
         raise ArtefactError(
             f"{path / WEIGHTS}: does not fit estimator {name!r}: {error}"
         ) from error
-    posterior = Posterior(estimator.to(device).eval(), provenance)
+    posterior = estimator.to(device).eval().posterior(provenance)
     posterior.recalibration = recalibration.load(path, description["weights"]["sha256"])
     return posterior
 
@@ -116,6 +118,8 @@ def _problem(description: dict[str, Any]) -> InferenceProblem:
         scales=tuple(theta.get("scales", ())),
         preprocessing=description.get("preprocessing", "none"),
         shape=_image(theta.get("shape", ())),
+        kinds=tuple(theta.get("kinds", ())),
+        simplexes=tuple(map(tuple, theta.get("simplexes", ()))),
     )
 
 

@@ -90,8 +90,8 @@ def _summary(x: Shapes) -> dict[str, Any]:
     if len(parts) > 1:
         return {"summary": "fusion", "summary_arguments": {"parts": parts}}
     (part,) = parts.values() or ({"network": "tabular"},)
-    arguments = part.get("arguments")
-    return {"summary": part["network"]} | ({"summary_arguments": arguments} if arguments else {})
+    own = part.get("arguments")
+    return {"summary": part["network"]} | ({"summary_arguments": own} if own else {})
 
 
 def _network(shape: tuple[int, ...], varying: bool) -> tuple[str, dict[str, Any]]:

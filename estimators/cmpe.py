@@ -108,10 +108,10 @@ class CMPE(ConsistencyEstimator):
         self.settings, self.input_scale = settings, settings.input_scale
         self.epsilon, self.T, self.rho = settings.epsilon, settings.T, settings.rho
         self.sampling_steps = settings.sampling_steps
-        self.c = settings.huber * math.sqrt(problem.size)
+        self.c = settings.huber * math.sqrt(problem.latent_size)
         self.preconditioning = Preconditioning(settings.sigma, settings.epsilon)
         self.inputs = NetworkInputs(LogTimeFeatures(settings.features), settings.input_scale)
-        sizes = problem.size, self.summary.width, self.inputs.features.width
+        sizes = problem.latent_size, self.summary.width, self.inputs.features.width
         self.network = free_form_network(
             settings.network, *sizes, settings.network_settings, problem.shape
         )

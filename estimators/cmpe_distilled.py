@@ -112,13 +112,13 @@ class CMPEDistilled(ConsistencyEstimator):
         self.input_scale, self.sampling_steps = settings.input_scale, settings.sampling_steps
         self.teacher_fraction, self.student_rate = settings.teacher_fraction, settings.student_rate
         self.points = settings.points
-        values = self.points * problem.size  # of one path
+        values = self.points * problem.latent_size  # of one path
         self.half_precision = 4 * values * settings.replay_size > SINGLE_BYTES
         most = settings.replay_mb * 2**20 // ((2 if self.half_precision else 4) * values)
         self.replay_size = max(1, min(settings.replay_size, most))
-        self.c = settings.huber * math.sqrt(problem.size)
+        self.c = settings.huber * math.sqrt(problem.latent_size)
         self.preconditioning = Preconditioning(epsilon=settings.epsilon)
-        sizes = problem.size, self.summary.width, self.inputs.features.width
+        sizes = problem.latent_size, self.summary.width, self.inputs.features.width
         self.student = free_form_network(
             settings.network, *sizes, settings.student_settings, problem.shape
         )

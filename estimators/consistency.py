@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -82,6 +82,8 @@ class ConsistencyEstimator(Estimator):
     A subclass sets `epsilon`, `T`, `rho` and `sampling_steps`, and defines `consistency_function`.
     """
 
+    takes_simplexes = True
+
     epsilon: float
     T: float
     rho: float
@@ -94,8 +96,8 @@ class ConsistencyEstimator(Estimator):
     ) -> None:
         super().__init__(problem, settings, **given)
         self.register_load_state_dict_pre_hook(_add_missing_limits)
-        self.register_buffer("low", torch.full((problem.size,), -torch.inf))
-        self.register_buffer("high", torch.full((problem.size,), torch.inf))
+        self.register_buffer("low", torch.full((problem.latent_size,), -torch.inf))
+        self.register_buffer("high", torch.full((problem.latent_size,), torch.inf))
 
     def standardise(self, theta: Tensor, x: Mapping[str, Tensor]) -> None:
         super().standardise(theta, x)
@@ -131,16 +133,35 @@ class ConsistencyEstimator(Estimator):
         generator: torch.Generator,
         sampling_steps: SamplingSteps,
     ) -> Tensor:
+        def noise() -> Tensor:
+            return self.noise(context, generator)
+
+        return self.passes(noise, context, (self.low, self.high), sampling_steps)
+
+    def passes(
+        self,
+        noise: Callable[[], Tensor],
+        context: Tensor,
+        limits: tuple[Tensor, Tensor],
+        sampling_steps: SamplingSteps,
+    ) -> Tensor:
+        """Return draws by passes through the consistency function, one for each row of the context.
+
+        Arguments:
+            noise: returns fresh z, of the shape of the draws.
+            context: shape (rows, C).
+            limits: where the draws are kept, low and high, each (columns of a draw,).
+            sampling_steps: number of passes, or their times.
+        """
         first, *later = self.times(
             self.sampling_steps if sampling_steps is None else sampling_steps
         )
-        u = self._consistency_at(first * self.noise(context, generator), context, first)
-        u = u.clamp(self.low, self.high)
+        low, high = limits
+        u = self._consistency_at(first * noise(), context, first).clamp(low, high)
         for t in later:
             added = math.sqrt(t**2 - self.epsilon**2)
-            moved = self._consistency_at(u + added * self.noise(context, generator), context, t)
-            inside = (moved >= self.low) & (moved <= self.high)
-            u = torch.where(inside, moved, u)
+            moved = self._consistency_at(u + added * noise(), context, t)
+            u = torch.where((moved >= low) & (moved <= high), moved, u)
         return u
 
     def transport(self, z: Tensor, context: Tensor, sampling_steps: SamplingSteps) -> Tensor:

@@ -80,6 +80,8 @@ def distil(
             names=problem.names,
             scales=problem.scales or None,
             preprocessing=problem.preprocessing,
+            kinds=problem.kinds,
+            simplexes=problem.simplexes,
             **(arguments or {}),
         ).to(device)
         optimiser = torch.optim.AdamW(student.parameters(), lr=learning_rate, weight_decay=0.0)

@@ -51,7 +51,10 @@ class Ensemble(Estimator):
         LookupError, ValueError, TypeError: a setting of the members that is not valid.
     """
 
+    takes_simplexes = True
+
     settings_type = EnsembleSettings
+    takes_discrete = True  # where its members do, which they say themselves
 
     def __init__(self, problem: InferenceProblem, settings: EnsembleSettings) -> None:
         given = settings.arguments or {}
@@ -63,33 +66,33 @@ class Ensemble(Estimator):
 
     @property
     def row_memory(self) -> int:
-        return sum(member.row_memory for member in self._members())
+        return sum(member.row_memory for member in self.estimators)
 
     def standardise(self, theta: Tensor, x: Mapping[str, Tensor]) -> None:
         self.transform.fit(theta)
         self.range.fit(x)
-        for member in self._members():
+        for member in self.estimators:
             member.standardise(theta, x)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        together = zip(*(member.phases for member in self._members()), strict=True)
+        together = zip(*(member.phases for member in self.estimators), strict=True)
         return tuple(
             replace(same[0], parameters=[p for phase in same for p in phase.parameters])
             for same in together
         )
 
     def begin(self, phase: int) -> None:
-        for member in self._members():
+        for member in self.estimators:
             member.begin(phase)
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
-        return torch.stack([m.loss(theta, x, progress) for m in self._members()]).mean()
+        return torch.stack([m.loss(theta, x, progress) for m in self.estimators]).mean()
 
     def examples(self, theta: Tensor, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
             f"{k}.{name}": values
-            for k, member in enumerate(self._members())
+            for k, member in enumerate(self.estimators)
             for name, values in member.examples(theta, x).items()
         }
 
@@ -98,7 +101,7 @@ class Ensemble(Estimator):
         for key, values in examples.items():
             k, name = key.split(".", 1)
             parts[int(k)][name] = values
-        losses = [m.replay_loss(part) for m, part in zip(self._members(), parts, strict=True)]
+        losses = [m.replay_loss(part) for m, part in zip(self.estimators, parts, strict=True)]
         return torch.stack(losses).mean()
 
     def sample_latent(
@@ -107,9 +110,9 @@ class Ensemble(Estimator):
         generator: torch.Generator,
         sampling_steps: SamplingSteps,
     ) -> Tensor:
-        draws = context.new_empty(len(context), self.problem.size)
+        draws = context.new_empty(len(context), self.problem.latent_size)
         chosen = torch.randint(len(self.members), (len(context),), generator=generator)
-        for k, (member, part) in enumerate(zip(self._members(), self._split(context), strict=True)):
+        for k, (member, part) in enumerate(zip(self.estimators, self._split(context), strict=True)):
             rows = (chosen == k).nonzero()[:, 0].to(context.device)
             draws[rows] = member.sample_latent(part[rows], generator, sampling_steps).to(
                 draws.dtype
@@ -117,15 +120,17 @@ class Ensemble(Estimator):
         return draws
 
     def log_prob_latent(self, u: Tensor, context: Tensor) -> Tensor:
-        parts = zip(self._members(), self._split(context), strict=True)
+        parts = zip(self.estimators, self._split(context), strict=True)
         densities = torch.stack([member.log_prob_latent(u, part) for member, part in parts])
         return densities.logsumexp(dim=0) - math.log(len(densities))
 
-    def _members(self) -> list[Estimator]:
+    @property
+    def estimators(self) -> list[Estimator]:
+        """The members."""
         return [member for member in self.members if isinstance(member, Estimator)]
 
     def _split(self, context: Tensor) -> tuple[Tensor, ...]:
-        return context.split([member.summary.width for member in self._members()], dim=1)
+        return context.split([member.summary.width for member in self.estimators], dim=1)
 
 
 class _Summaries(Summary):

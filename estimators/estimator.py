@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from estimators.jacobian import jacobian, log_normal
-from estimators.posterior import Posterior, SamplingSteps
+from estimators.mixed_transform import MixedTransform
+from estimators.posterior import CONDITIONALS, Posterior, SamplingSteps
 from estimators.problem import InferenceProblem
 from estimators.settings import EstimatorSettings, Settings
 from estimators.summary.base import Summary
@@ -75,14 +76,17 @@ class Estimator(nn.Module):
     """
 
     settings_type: type[Settings] | None = None
-    transform: ParameterTransform
+    transform: ParameterTransform | MixedTransform
     summary: Summary
     range: TrainingRange
 
+    takes_discrete = False  # whether it infers whole numbers and categories
+    takes_simplexes = False  # whether it works with `latent_size` numbers for `size` parameters
     name = ""
     arguments: dict[str, Any]
     learning_rate = 1e-3  # the usual one
     sampling_steps: int | None = None  # network passes for a draw; None where there is no choice
+    has_conditionals = False  # whether parameters may be given and outputs be absent
     whole_batch: Callable[[Tensor], Tensor] = staticmethod(lambda rows: rows)
     """Returns the rows of the whole batch, of which `loss` may be given a part; set by who trains on parts."""
 
@@ -97,6 +101,17 @@ class Estimator(nn.Module):
         super().__init__()
         settings = settings or EstimatorSettings(**given)
         self.problem, self.bounds = problem, settings.bounds
+        if problem.discrete and not self.takes_discrete:
+            name, kind = problem.names[problem.discrete[0]], problem.kinds[problem.discrete[0]]
+            raise ValueError(
+                f"it infers continuous parameters, and {name!r} is {kind}; valid: mixed, or an ensemble of it"
+            )
+        if problem.simplexes and not self.takes_simplexes:
+            shares = ", ".join(problem.names[j] for j in problem.simplexes[0])
+            raise ValueError(
+                f"it cannot infer parameters that add up to one ({shares}); valid: mixed, a flow, cmpe, "
+                "cmpe_distilled, fmpe, npse"
+            )
         if shared is not None:
             self.transform, self.summary, self.range = (
                 shared.transform,
@@ -110,6 +125,8 @@ class Estimator(nn.Module):
             [scale == "log" for scale in problem.scales or ["linear"] * problem.size]
         )
         self.transform = parameter_transform(settings.bounds, low, high, log)
+        if problem.discrete or problem.simplexes:
+            self.transform = MixedTransform(problem, settings.bounds, log)
         if problem.groups:
             self.transform.standard.groups = torch.tensor(problem.groups)
         self.summary = summary_of(
@@ -128,7 +145,7 @@ class Estimator(nn.Module):
     @property
     def row_memory(self) -> int:
         """About how many numbers one draw takes in a pass: it decides how many are drawn at once."""
-        return self.problem.size + self.summary.width
+        return self.problem.latent_size + self.summary.width
 
     def standardise(self, theta: Tensor, x: Mapping[str, Tensor]) -> None:
         """Take means, scales and ranges from training rows."""
@@ -216,11 +233,22 @@ class Estimator(nn.Module):
         u, derivative = jacobian(lambda v: self.transport(v, context, sampling_steps), z)
         return u, log_normal(z) - torch.linalg.slogdet(derivative).logabsdet
 
-    def posterior(self) -> Posterior:
-        """Return the posterior; it shares this module's weights."""
-        return Posterior(self)
+    def conditioned(self, context: Tensor, u: Tensor) -> Tensor:
+        """Return a context in which parameters are given where u (rows, D) is no NaN."""
+        raise NotImplementedError(
+            f"estimator {self.name or type(self).__name__!r} has no conditionals of parameters: leave "
+            f"`given` out, or train {CONDITIONALS}"
+        )
+
+    def posterior(self, provenance: Mapping[str, Any] | None = None) -> Posterior:
+        """Return the posterior; it shares this module's weights.
+
+        Arguments:
+            provenance: where it comes from (JSON), see `estimators.save`.
+        """
+        return Posterior(self, provenance)
 
     def noise(self, context: Tensor, generator: torch.Generator) -> Tensor:
         """Return standard normal numbers (rows, D), the same on every device."""
-        shape = (len(context), self.problem.size)
+        shape = (len(context), self.problem.latent_size)
         return torch.randn(shape, generator=generator).to(context.device)

@@ -37,6 +37,8 @@ class FlowEstimator(Estimator):
         ValueError: bounds that leave no density.
     """
 
+    takes_simplexes = True
+
     flow: LazyTransform
 
     def __init__(self, problem: InferenceProblem, settings: FlowSettings) -> None:

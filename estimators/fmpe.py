@@ -110,6 +110,8 @@ class FMPE(Estimator):
         LookupError, ValueError, TypeError: a setting that is not valid.
     """
 
+    takes_simplexes = True
+
     learning_rate = 3e-3
     settings_type = FMPESettings
 
@@ -128,7 +130,7 @@ class FMPE(Estimator):
         self.time = partial(TIMES[times], **(settings.times_arguments or {}))
         self.time(torch.tensor(0.5))  # a bad argument shows here
         self.inputs = NetworkInputs(UnitTimeFeatures(settings.features), settings.input_scale)
-        sizes = problem.size, self.summary.width, self.inputs.features.width
+        sizes = problem.latent_size, self.summary.width, self.inputs.features.width
         self.network = free_form_network(
             settings.network, *sizes, settings.network_settings, problem.shape
         )
@@ -225,7 +227,7 @@ class FMPE(Estimator):
         self, u: Tensor, context: Tensor, span: tuple[float, float]
     ) -> tuple[Tensor, Tensor]:
         """Solve from the first to the last time; return u and the integral of the trace."""
-        probes = None if self.problem.size <= LARGEST else self._probes(u)
+        probes = None if self.problem.latent_size <= LARGEST else self._probes(u)
 
         def slope(state: Tensor, t: Tensor) -> Tensor:
             def velocity(v: Tensor) -> Tensor:

@@ -6,34 +6,25 @@ A denoiser D estimates the parameter u from u_t = u + t z, z ~ N(0, I), at any n
     loss = mean_m E |F_m(a c_in u_t, a x, t) - F*|^2,   F* = (u - c_skip u_t) / c_out
 
 with log t normal, the coefficients of `estimators.preconditioning` for s = 1, e = 0, and the input scale a.
-The score is (D - u_t) / t^2, and draws follow the probability flow
-
-    du/dt = (u - D(u, t; x)) / t     from u_T = D(T z, T; x) + T z, z ~ N(0, I), to t = epsilon
-
-D(T z, T; x) is nearly the posterior's mean. A flow that began at T z would omit this mean, and shift draws by
-the mean divided by about T.
+The score is (D - u_t) / t^2, and draws follow the probability flow, see `estimators.diffusion`.
 
 Several networks F_m are trained together and their outputs averaged: with few simulations each network
 interpolates differently between them, and the mean has a smaller error than each.
 
 Sharrock, Simons, Liu, Beaumont: Sequential Neural Score Estimation (2022), arXiv 2210.04872. Karras,
 Aittala, Aila, Laine: Elucidating the Design Space of Diffusion-Based Generative Models (2022), arXiv
-2206.00364. Lu, Zhou, Bao, Chen, Li, Zhu: DPM-Solver++ (2022), arXiv 2211.01095.
+2206.00364.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Self
+from collections.abc import Mapping
 
 import torch
-from pydantic import model_validator
 from torch import Tensor, nn
 
 from estimators.centre import Centre
-from estimators.checks import within
-from estimators.consistency import decreasing_times, times_apart
+from estimators.diffusion import DiffusionEstimator, DiffusionSettings
 from estimators.estimator import Estimator, Phase
 from estimators.network import free_form_network
 from estimators.network.base import FreeForm
@@ -42,40 +33,25 @@ from estimators.network.time import LogTimeFeatures
 from estimators.posterior import SamplingSteps
 from estimators.preconditioning import Preconditioning
 from estimators.problem import InferenceProblem
-from estimators.settings import EstimatorSettings, Flag, Float, NetworkSpec, PositiveFloat, PositiveInt
+from estimators.settings import EstimatorSettings, Flag, NetworkSpec, PositiveFloat, PositiveInt
 
 
-class NPSESettings(EstimatorSettings, NetworkSpec):
-    """Settings of `NPSE`.
+class NPSESettings(EstimatorSettings, NetworkSpec, DiffusionSettings):
+    """Settings of `NPSE`: those of `estimators.diffusion.DiffusionSettings`, and its own.
 
     Arguments:
         members: networks F_m, of one specification, that are trained together and averaged.
-        features: frequencies of log t that a network sees.
         input_scale: a, factor on the inputs u and x of a network: the spatial frequencies it starts with.
-        epsilon, T: the shortest and the longest time.
-        p_mean, p_std: mean and standard deviation of log t in training.
         centre: whether networks learn u relative to its regression on x, see `estimators.centre`; for
             summaries without weights.
-        sampling_steps: network passes for a draw.
     """
 
     members: PositiveInt = 4
-    features: PositiveInt = 16
     input_scale: PositiveFloat = 3.0
-    epsilon: PositiveFloat = 2e-3
-    T: Float = 10.0
-    p_mean: Float = -2.0
-    p_std: PositiveFloat = 2.0
     centre: Flag = False
-    sampling_steps: PositiveInt = 30
-
-    @model_validator(mode="after")
-    def _times_are_apart(self) -> Self:
-        times_apart(self.epsilon, self.T)
-        return self
 
 
-class NPSE(Estimator):
+class NPSE(DiffusionEstimator):
     """Posterior estimator by denoising, drawn by a second-order solver of the probability flow.
 
     Arguments:
@@ -86,18 +62,18 @@ class NPSE(Estimator):
         LookupError, ValueError, TypeError: a setting that is not valid.
     """
 
+    takes_simplexes = True
+
     learning_rate = 3e-3
     settings_type = NPSESettings
-    sampling_steps: int
 
     def __init__(self, problem: InferenceProblem, settings: NPSESettings) -> None:
         super().__init__(problem, settings)
-        self.settings, self.input_scale = settings, settings.input_scale
-        self.epsilon, self.T = settings.epsilon, settings.T
-        self.sampling_steps = settings.sampling_steps
+        self.input_scale = settings.input_scale
+        self.follow(settings)
         self.preconditioning = Preconditioning()
         self.inputs = NetworkInputs(LogTimeFeatures(settings.features), settings.input_scale)
-        sizes = problem.size, self.summary.width, self.inputs.features.width
+        sizes = problem.latent_size, self.summary.width, self.inputs.features.width
         self.centre = centre_of(self) if settings.centre else None
         self.denoisers = nn.ModuleList(
             free_form_network(settings.network, *sizes, settings.network_settings, problem.shape)
@@ -132,9 +108,7 @@ class NPSE(Estimator):
         context = self.inputs.context(context)
         total = torch.zeros((), device=u.device)
         for network in self._members():
-            level = torch.randn(len(u), 1, device=u.device)
-            level = level.mul_(self.settings.p_std).add_(self.settings.p_mean)
-            t = level.clamp_(math.log(self.epsilon), math.log(self.T)).exp_()
+            t = self.levels(len(u), u.device)
             noisy = torch.addcmul(u, t, torch.randn_like(u))
             target = self.preconditioning.target(u, noisy, t)
             masks = network.masks(len(u), u.device)
@@ -144,13 +118,6 @@ class NPSE(Estimator):
         return total / len(self.denoisers)
 
     def denoise(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
-        """Return D(u_t, t; x), shape (rows, D).
-
-        Arguments:
-            noisy: u_t, shape (rows, D).
-            context: summary of x, shape (rows, C).
-            t: shape (rows, 1) or (1, 1).
-        """
         scales = self.preconditioning
         inputs = self.inputs(noisy, context, t, scales.c_in(t))
         outputs = [network(*inputs) for network in self._members()]
@@ -160,66 +127,8 @@ class NPSE(Estimator):
     def _members(self) -> list[FreeForm]:
         return list(self.denoisers)  # type: ignore[arg-type]
 
-    def sample_latent(
-        self,
-        context: Tensor,
-        generator: torch.Generator,
-        sampling_steps: SamplingSteps,
-    ) -> Tensor:
-        return self.transport(self.noise(context, generator), context, sampling_steps)
-
     def transport(self, z: Tensor, context: Tensor, sampling_steps: SamplingSteps) -> Tensor:
-        times = z.new_tensor(
-            [self.times(self.sampling_steps if sampling_steps is None else sampling_steps)]
-        )
-        u = self.denoise(times[:, :1] * z, context, times[:, :1])
-        if times.shape[1] == 1:
-            return self.placed(u, context)
-        for point in self.path(u + times[:, 1:2] * z, context, times[:, 1:]):
-            u = point
-        return self.placed(self.denoise(u, context, times[:, -1:]), context)
-
-    def path(self, u: Tensor, context: Tensor, times: Tensor) -> Iterator[Tensor]:
-        """Follow the probability flow by DPM-Solver++(2M), one network pass for each step.
-
-            u_{k+1} = q u_k + (1 - q) D',   D' = D_k + (D_k - D_{k-1}) h_k / (2 h_{k-1})
-            q = t_{k+1} / t_k,   h_k = log(t_k / t_{k+1})
-
-        Arguments:
-            u: where it begins, shape (rows, D).
-            context: summary of x, shape (rows, C).
-            times: decreasing, shape (rows, N) or (1, N).
-
-        Yields:
-            u_k at the times, N of shape (rows, D), each when it is reached.
-        """
-        yield u
-        shares = times[:, 1:] / times[:, :-1]
-        gaps = -shares.log()
-        previous = u
-        for k in range(shares.shape[1]):
-            extrapolated = denoised = self.denoise(u, context, times[:, k : k + 1])
-            if k:
-                ratio = gaps[:, k] / (2 * gaps[:, k - 1])
-                extrapolated = denoised + (denoised - previous) * ratio.unsqueeze(1)
-            u = torch.lerp(extrapolated, u, shares[:, k : k + 1])
-            yield u
-            previous = denoised
-
-    def times(self, sampling_steps: int | Sequence[float]) -> list[float]:
-        """Return the decreasing times of the network passes, from T to epsilon on a geometric grid.
-
-        Arguments:
-            sampling_steps: the number of passes, or the times themselves.
-
-        Raises:
-            ValueError: no pass, or times that leave [epsilon, T] or do not decrease.
-        """
-        if not isinstance(sampling_steps, int):
-            return decreasing_times(sampling_steps, self.epsilon, self.T)
-        within("sampling_steps", sampling_steps, 1, integer=True)
-        ratio = (self.epsilon / self.T) ** (1 / max(sampling_steps - 1, 1))
-        return [self.T * ratio**k for k in range(sampling_steps)]
+        return self.placed(super().transport(z, context, sampling_steps), context)
 
 
 def centre_of(estimator: Estimator) -> Centre:
@@ -233,4 +142,4 @@ def centre_of(estimator: Estimator) -> Centre:
             "centre = true: the summary network is trained; valid are summaries without weights: "
             "identity, tabular"
         )
-    return Centre(estimator.summary.width, estimator.problem.size)
+    return Centre(estimator.summary.width, estimator.problem.latent_size)

@@ -46,7 +46,7 @@ class NSF(FlowEstimator):
         super().__init__(problem, settings)
         bins = settings.bins
         self.flow = coupling_layers(
-            problem.size,
+            problem.latent_size,
             self.summary.width,
             MonotonicRQSTransform,
             [(bins,), (bins,), (bins - 1,)],

@@ -48,7 +48,7 @@ class AutoregressiveNSF(FlowEstimator):
     def __init__(self, problem: InferenceProblem, settings: AutoregressiveNSFSettings) -> None:
         super().__init__(problem, settings)
         self.flow = zuko.flows.NSF(
-            features=problem.size,
+            features=problem.latent_size,
             context=self.summary.width,
             transforms=settings.transforms,
             bins=settings.bins,

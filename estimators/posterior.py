@@ -14,10 +14,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from estimators.checks import renamed
+from estimators.given import given_parameters
 from estimators.memory import draws_that_fit
-from estimators.observation import Observation, batched
-from estimators.recalibration import DRAWS, Recalibration
+from estimators.observation import Observation, batched, with_absent
+from estimators.recalibration import DRAWS, Recalibration, marginal
 from estimators.training_range import OutOfRangeWarning
+from estimators.transform import ParameterTransform
 
 if TYPE_CHECKING:
     from estimators.estimator import Estimator
@@ -26,6 +28,8 @@ ROWS = 8192  # rows in one network pass: larger ones leave the processor's cache
 FLOATS = 2**24  # numbers that one pass may take
 OBSERVATIONS = 1024  # observations in one pass of the summary network
 CHANNELS = 64  # numbers that a summary network is taken to need for one of an observation
+
+CONDITIONALS = "estimator 'joint' or 'joint_distilled'"  # those that have them
 
 SamplingSteps = int | Sequence[float] | None  # network passes of a draw, or their times
 
@@ -74,6 +78,7 @@ class Posterior:
         sampling_steps: SamplingSteps = None,
         seed: int | None = None,
         bf16: bool = False,
+        given: Mapping[str, ArrayLike] | None = None,
         calibrated: bool = False,
         steps: SamplingSteps = None,
     ) -> Tensor:
@@ -90,26 +95,39 @@ class Posterior:
             sampling_steps: network passes, where the method has a choice; None is its default.
             seed: None takes torch's global generator.
             bf16: compute in bfloat16 where torch deems it safe.
+            given: values of parameters by name, each a number or of shape (B,), natural units: draws are those
+                of the other parameters given these. Estimators `joint` and `joint_distilled` have such
+                conditionals.
             calibrated: move the draws so that intervals cover as often as they say, see
                 `estimators.recalibration`; at least 1000 are drawn for that.
             steps: the former name of `sampling_steps`.
 
         Raises:
             ValueError: x has other names or shapes than the training data, n < 0, sampling_steps where
-                there is no choice, or calibrated where the posterior is not recalibrated for them.
+                there is no choice, calibrated where the posterior is not recalibrated for them or together
+                with given, or given has an unknown name, another shape, or a value outside of the prior's
+                support.
+            NotImplementedError: given, and the estimator has no conditionals of parameters.
             MemoryError: the memory of a GPU does not hold the draws of one pass.
         """
         if steps is not None:
             sampling_steps = renamed("steps", steps, "sampling_steps")
         if calibrated:
+            if given:
+                raise ValueError(
+                    "calibrated = True: conditionals are not recalibrated; leave `given` out"
+                )
             return self._recalibrated(x, n, sampling_steps=sampling_steps, seed=seed, bf16=bf16)
-        x, single = batched(self.x_shapes, x)
+        x, single = self._batched(x)
         device = self._device()
         with self._evaluation(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             context, generator = self._context(x), self._start(n, sampling_steps, seed)
+            known = self._known(given, len(context))
+            if known is not None:
+                context = self.module.conditioned(context, self.module.transform(known))
             draws = torch.empty(len(context) * n, len(self.names), device=device)
             for rows, theta in self._drawn(context, n, generator, sampling_steps):
-                draws[rows] = theta
+                draws[rows] = theta if known is None else _with(known[rows // n], theta)
         draws = draws.view(len(context), n, len(self.names))
         return draws[0] if single else draws
 
@@ -124,8 +142,7 @@ class Posterior:
         steps = self.sampling_steps if sampling_steps is None else sampling_steps
         self.recalibration.require(steps)
         drawn = self.sample(x, max(n, DRAWS) if n else 0, sampling_steps=sampling_steps, **given)
-        transform = self.module.transform
-        single = drawn.ndim == 2
+        transform, single = marginal(self), drawn.ndim == 2
         v = transform.scaled(drawn[None] if single else drawn)
         theta = transform.natural(self.recalibration.move(v, steps))[:, :n]
         return theta[0] if single else theta
@@ -137,7 +154,7 @@ class Posterior:
         Arguments:
             x: see `sample`.
         """
-        x, _ = batched(self.x_shapes, x)
+        x, _ = self._batched(x)
         with self._evaluation():
             return self._context(x)
 
@@ -154,7 +171,7 @@ class Posterior:
 
         Memory does not grow with n.
         """
-        x, _ = batched(self.x_shapes, x)
+        x, _ = self._batched(x)
         with self._evaluation():
             context, generator = self._context(x), self._start(n, sampling_steps, seed)
             for _, theta in self._drawn(context, n, generator, sampling_steps):
@@ -194,7 +211,7 @@ class Posterior:
         """
         if steps is not None:
             sampling_steps = renamed("steps", steps, "sampling_steps")
-        x, single = batched(self.x_shapes, x)
+        x, single = self._batched(x)
         with self._evaluation():
             self._check_bijection()
             context, generator = self._context(x), self._start(n, sampling_steps, seed)
@@ -222,7 +239,7 @@ class Posterior:
             NotImplementedError: the estimator has no tractable density; the message says what has.
             ValueError: theta or x have other shapes than the training data.
         """
-        x, single = batched(self.x_shapes, x)
+        x, single = self._batched(x)
         theta = np.asarray(theta)[None] if single else np.asarray(theta)
         with self._evaluation():
             if self.module.has_log_prob:
@@ -253,6 +270,35 @@ class Posterior:
         """
         with self._evaluation():
             return self._context(x)
+
+    def _batched(self, x: Observation) -> tuple[dict[str, np.ndarray], bool]:
+        """Return the arrays of observations, absent ones filled with NaN, and whether it is a single one."""
+        if self.module.has_conditionals:
+            return batched(self.x_shapes, with_absent(self.x_shapes, x))
+        try:
+            return batched(self.x_shapes, x)
+        except ValueError as error:
+            left = isinstance(x, Mapping) and set(x) < set(self.x_shapes)
+            if not left:
+                raise
+            raise ValueError(f"{error}; {self._needs_all()}") from None
+
+    def _known(self, given: Mapping[str, ArrayLike] | None, count: int) -> Tensor | None:
+        """Return the given parameters (B, D), NaN elsewhere; None where none are given."""
+        if not given:
+            return None
+        transform = self.module.transform
+        if not isinstance(transform, ParameterTransform):
+            raise NotImplementedError(
+                f"estimator {self.estimator!r} has no conditionals of parameters: leave `given` out"
+            )
+        return given_parameters(self.module.problem, transform, given, count)
+
+    def _needs_all(self) -> str:
+        return (
+            f"estimator {self.estimator!r} needs all outputs: {CONDITIONALS} takes observations in which "
+            "some are absent"
+        )
 
     def _start(self, n: int, sampling_steps: SamplingSteps, seed: int | None) -> torch.Generator:
         """Return the source of a sample's random numbers."""
@@ -291,8 +337,7 @@ class Posterior:
                 raise ValueError(
                     f"x[{name!r}] has shape {tuple(values.shape)}; valid is ({wanted})"
                 )
-            if not values.isfinite().all():
-                raise ValueError(f"x[{name!r}] holds NaN, infinity, or what float32 cannot hold")
+            self._require_numbers(name, values)
         numbers = CHANNELS * sum(math.prod(shape) for shape in shapes.values())
         size = max(1, min(OBSERVATIONS, FLOATS // max(1, numbers)))
         parts = []
@@ -303,6 +348,12 @@ class Posterior:
         if message:
             warnings.warn(message, OutOfRangeWarning, stacklevel=4)
         return torch.cat(parts)
+
+    def _require_numbers(self, name: str, values: Tensor) -> None:
+        if values.isinf().any():
+            raise ValueError(f"x[{name!r}] holds infinity, or what float32 cannot hold")
+        if not self.module.has_conditionals and values.isnan().any():
+            raise ValueError(f"x[{name!r}] holds NaN; {self._needs_all()}")
 
     def _chunks(self, total: int, context: Tensor, factor: int = 1) -> Iterator[Tensor]:
         # The chunk's size depends on shapes alone, so that equal seeds give equal draws.
@@ -319,3 +370,8 @@ class Posterior:
             yield
         finally:
             self.module.train(training)
+
+
+def _with(known: Tensor, theta: Tensor) -> Tensor:
+    """Return draws (rows, D) with the given values, which are no NaN, in their places."""
+    return torch.where(known.isnan(), theta, known)

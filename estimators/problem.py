@@ -15,6 +15,7 @@ from torch import Tensor
 from estimators.outputs import masked
 from estimators.transform import SCALES, is_image
 
+KINDS = ("continuous", "integer", "category")
 GROUPINGS = ("array", "element")
 Grouping = str | Mapping[str, Sequence[str]]
 
@@ -31,6 +32,8 @@ class InferenceProblem:
     preprocessing: str = "none"  # of the outputs, see `estimators.preprocessing`
     shape: tuple[int, ...] = ()  # of the parameters as an array, of product D; empty: (D,)
     groups: tuple[int, ...] = ()  # of the parameters that share a mean and a scale; empty: none do
+    kinds: tuple[str, ...] = ()  # continuous, integer or category; empty: all continuous
+    simplexes: tuple[tuple[int, ...], ...] = ()  # columns of parameters that add up to one
 
     @property
     def parameter_shape(self) -> tuple[int, ...]:
@@ -41,6 +44,16 @@ class InferenceProblem:
     def size(self) -> int:
         """The number D of parameters."""
         return len(self.names)
+
+    @property
+    def discrete(self) -> tuple[int, ...]:
+        """The columns of the parameters that are whole numbers or categories."""
+        return tuple(j for j, kind in enumerate(self.kinds) if kind != KINDS[0])
+
+    @property
+    def latent_size(self) -> int:
+        """The number of latent coordinates u: the last parameter of a simplex has none."""
+        return self.size - len(self.simplexes)
 
     @classmethod
     def of(
@@ -55,6 +68,8 @@ class InferenceProblem:
         preprocessing: str = "none",
         parameter_shape: Sequence[int] | None = None,
         grouping: Grouping = "array",
+        kinds: Sequence[str] | None = None,
+        simplexes: Sequence[Sequence[int]] = (),
     ) -> tuple[InferenceProblem, Tensor, dict[str, Tensor]]:
         """Return the problem that training rows pose, and the rows as float32 tensors.
 
@@ -92,6 +107,9 @@ class InferenceProblem:
         shape = _shape(parameter_shape, size)
         groups = _groups(grouping, names, shape)
         _check_parameters(names, rows, bounds["low"], bounds["high"], groups)
+        kinds = _kinds(kinds or (), names, rows, bounds)
+        if groups and (kinds or simplexes):
+            raise ValueError("grouping is for parameters that are continuous and of no simplex")
         for name, mask in masked(outputs).items():
             if mask is None:
                 _check_output(name, outputs[name])
@@ -105,6 +123,8 @@ class InferenceProblem:
             preprocessing,
             () if shape == (size,) else shape,
             groups,
+            kinds,
+            tuple(tuple(group) for group in simplexes),
         )
         return problem, rows, outputs
 
@@ -125,6 +145,29 @@ def _scales(given: Sequence[str], names: tuple[str, ...], theta: Tensor) -> tupl
         if scale == "log" and not least > 0:
             raise ValueError(f"parameter {name!r} has the scale log, but theta holds {least}")
     return tuple(given)
+
+
+def _kinds(
+    given: Sequence[str],
+    names: tuple[str, ...],
+    theta: Tensor,
+    bounds: Mapping[str, tuple[float, ...]],
+) -> tuple[str, ...]:
+    """Return what each parameter is; empty where all are continuous."""
+    if given and len(given) != len(names):
+        raise ValueError(f"{len(given)} kinds {tuple(given)} for {len(names)} parameters")
+    for j, kind in enumerate(given):
+        if kind not in KINDS:
+            raise ValueError(f"parameter {names[j]!r}: kind {kind!r}; valid: {', '.join(KINDS)}")
+        if kind == KINDS[0]:
+            continue
+        if not np.isfinite([bounds["low"][j], bounds["high"][j]]).all():
+            raise ValueError(f"parameter {names[j]!r} is {kind} and needs finite bounds")
+        broken = theta[:, j] != theta[:, j].round()
+        if broken.any():
+            value = theta[broken, j][0].item()
+            raise ValueError(f"parameter {names[j]!r} is {kind}, but theta holds {value:g}")
+    return tuple(given) if any(kind != KINDS[0] for kind in given) else ()
 
 
 def _shape(given: Sequence[int] | None, size: int) -> tuple[int, ...]:

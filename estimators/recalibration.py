@@ -27,7 +27,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from estimators.description import ArtefactError
 
 if TYPE_CHECKING:
     from estimators.posterior import Posterior, SamplingSteps
+    from estimators.transform import ParameterTransform
 
 FILE = "recalibration.npz"
 DRAWS = 1000  # by which a parameter is placed, and the fewest that are moved
@@ -78,7 +79,7 @@ class Recalibration:
 
     def save(self, folder: Path) -> None:
         """Write into a posterior's folder."""
-        arrays = {f"scores_{steps}": values for steps, values in self.scores.items()}
+        arrays: dict[str, Any] = {f"scores_{steps}": v for steps, v in self.scores.items()}
         new = folder / f".{FILE}.partial"
         with new.open("wb") as file:
             np.savez(file, rows=np.array(self.rows), weights=np.array(self.weights), **arrays)
@@ -133,7 +134,7 @@ def recalibrate(
         raise ValueError(
             f"theta has shape {tuple(truth.shape)}; valid is (m, {len(posterior.names)}) with m >= 2"
         )
-    scaled, scores = posterior.module.transform.scaled, {}
+    scaled, scores = marginal(posterior).scaled, {}
     for steps in sampling_steps or [posterior.sampling_steps or 0]:
         parts = []
         for first in range(0, len(truth), TOGETHER):
@@ -144,6 +145,20 @@ def recalibrate(
         scores[steps] = torch.cat(parts).sort(dim=0).values.cpu().numpy()
     posterior.recalibration = Recalibration(scores, rows, weights)
     return posterior.recalibration
+
+
+def marginal(posterior: Posterior) -> ParameterTransform:
+    """Return the scales and bounds of the parameters one by one.
+
+    Raises:
+        ValueError: the estimator has another map, of which single parameters cannot be moved.
+    """
+    from estimators.transform import ParameterTransform
+
+    transform = posterior.module.transform
+    if not isinstance(transform, ParameterTransform):
+        raise ValueError(f"estimator {posterior.estimator!r}: its draws cannot be recalibrated")
+    return transform
 
 
 def placed(theta: Tensor, draws: Tensor) -> Tensor:
@@ -179,7 +194,9 @@ def moved(draws: Tensor, scores: Tensor) -> Tensor:
     right = (left + 1).clamp(max=n - 1)
     share = (place - left).clamp(0, 1)
     index = left.expand(len(draws), -1, -1), right.expand(len(draws), -1, -1)
-    value = torch.lerp(ordered.gather(1, index[0]), ordered.gather(1, index[1]), share.expand_as(ordered))
+    value = torch.lerp(
+        ordered.gather(1, index[0]), ordered.gather(1, index[1]), share.expand_as(ordered)
+    )
     least, most = ordered[:, :1], ordered[:, -1:]
     spread = _spread(least, most)
     value = value + spread * (wanted - 0.5 / n).clamp_max(0)

@@ -21,6 +21,7 @@ from evaluation.plots import (
 )
 
 MOST_BARS = 30
+FEW = 12  # elements that are shown one by one
 
 
 @mpl.rc_context(STYLE)
@@ -65,19 +66,22 @@ def predicted(
     figure = Figure(figsize=(5.6, 2.4), layout="constrained")
     ax = figure.subplots()
     at = np.arange(len(observed))
+    few = len(observed) <= FEW
     for k, shade in ((1, BAND), (0, "#b6cbdc")):
-        if len(observed) > 1:
-            ax.fill_between(at, low[k], high[k], color=shade, lw=0, step="mid")
+        if few:
+            ax.bar(at, high[k] - low[k], 0.6, low[k], color=shade, lw=0)
         else:
-            ax.vlines(at, low[k], high[k], color=shade, lw=12)
+            ax.fill_between(at, low[k], high[k], color=shade, lw=0, step="mid")
     odd = tail < 0.05 / max(1, len(tail))
     ax.plot(at, observed, "o", ms=3.5, color=INK, mew=0, label="observed")
     if odd.any():
         ax.plot(at[odd], observed[odd], "o", ms=6, mfc="none", color=WARM, label="outside")
     ax.set_title(title(name, ""), loc="left")
     ax.set_xlabel("element" if len(observed) > 1 else "")
-    if len(observed) == 1:
-        ax.set_xticks([])
+    if few:
+        ax.set_xlim(-1, len(observed))
+        ax.set_xticks(at if len(observed) > 1 else [])
+        ax.margins(y=0.1)
     ax.legend(loc="best", fontsize=7.5)
     return figure
 

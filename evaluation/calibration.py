@@ -13,6 +13,7 @@ Evaluation (2021), arXiv 2103.10522.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,14 +29,17 @@ POINTS = 100  # where the ECDF is compared with uniform
 
 
 def ranks(draws: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """Return how many draws lie below the true parameter, ties counting one half.
+    """Return how many draws lie below the true parameter; of equal ones a number at random.
+
+    Ties are broken by a seed that follows from the numbers, so that ranks of whole numbers are uniform too where
+    the posterior is right.
 
     Arguments:
         draws: posterior draws, shape (B, n, D).
         theta: true parameters, shape (B, D).
 
     Returns:
-        Shape (B, D), values in [0, n].
+        Shape (B, D), whole numbers in [0, n].
 
     Raises:
         ValueError: shapes that do not fit, or NaN.
@@ -44,7 +48,11 @@ def ranks(draws: np.ndarray, theta: np.ndarray) -> np.ndarray:
     check_shapes(theta, draws)
     check_finite(theta, draws, ": ranks would count them as below or above")
     truth = theta[:, None]
-    return (draws < truth).sum(1) + 0.5 * (draws == truth).sum(1)
+    below, equal = (draws < truth).sum(1), (draws == truth).sum(1)
+    if not equal.any():
+        return below.astype(float)
+    rng = np.random.default_rng(zlib.crc32(theta.tobytes() + below.tobytes()))
+    return below + rng.integers(0, equal + 1)
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ def pairs(
     axes = figure.subplots(size, size, squeeze=False)
     both = draws if reference is None else np.concatenate([draws, reference])
     low, high = np.quantile(both[:, :size], [0.001, 0.999], axis=0)
-    edges = list(np.linspace(low, high, 41, axis=1))
+    same = np.where(high > low, 0.0, 0.5)  # whole numbers may all be equal
+    edges = list(np.linspace(low - same, high + same, 41, axis=1))
     for i in range(size):
         for j in range(size):
             ax = axes[i, j]

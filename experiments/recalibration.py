@@ -1,6 +1,6 @@
 """What conformal recalibration gives and costs: MaxECE and interval widths, before and after.
 
-    python -m experiments.recalibration --config configs/frontier/gaussian_linear.yaml --budget 1000 --validation 0.05 0.2
+    python -m experiments.recalibration --config configs/frontier/gaussian_linear.yaml --budget 1000
     python -m experiments.recalibration --config configs/gaussian_mixture_1024.yaml
 
 A posterior is trained by a configuration with each share of validation rows, recalibrated on these rows,

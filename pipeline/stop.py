@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ class Stop:
         except (KeyboardInterrupt, Exception):  # an import that is cut raises what it likes
             self.check(stage)
             raise
+        else:
+            self.check(stage)
         finally:
             self.interrupts = False
 
@@ -66,9 +69,15 @@ def stop_on_signals() -> Iterator[Stop]:
         if again or stop.interrupts:
             raise KeyboardInterrupt
 
+    def tell(problem: sys.UnraisableHookArgs) -> None:
+        if not (stop.requested and issubclass(problem.exc_type, KeyboardInterrupt)):
+            told(problem)  # an interrupt within the removal of an object is as good as a request
+
     before = {number: signal.signal(number, handle) for number in SIGNALS}
+    told, sys.unraisablehook = sys.unraisablehook, tell
     try:
         yield stop
     finally:
+        sys.unraisablehook = told
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -5,7 +5,9 @@ Importing this package needs numpy alone.
 
 from simulators.data_prior import DataPrior
 from simulators.distribution import (
+    Categorical,
     Distribution,
+    Integer,
     LogNormal,
     LogUniform,
     Normal,
@@ -14,21 +16,32 @@ from simulators.distribution import (
 )
 from simulators.factory import simulator
 from simulators.output import OutputError
-from simulators.prior import Independent, MultivariateNormal, Prior, prior_from
+from simulators.prior import (
+    Dirichlet,
+    Independent,
+    MultivariateNormal,
+    Prior,
+    Product,
+    prior_from,
+)
 from simulators.program import Program
 from simulators.registry import available, define, load
 from simulators.simulator import Simulator
 
 __all__ = [
+    "Categorical",
     "DataPrior",
+    "Dirichlet",
     "Distribution",
     "Independent",
+    "Integer",
     "LogNormal",
     "LogUniform",
     "MultivariateNormal",
     "Normal",
     "OutputError",
     "Prior",
+    "Product",
     "Program",
     "Simulator",
     "TruncatedNormal",

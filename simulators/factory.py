@@ -155,6 +155,7 @@ def simulator(
     references: Mapping[str, Reference] | None = None,
     log_likelihood: LogLikelihood | None = None,
     observe: Callable[..., Any] | None = None,
+    files: Iterable[str] = (),
 ) -> _Decorator:
     """Make a simulator of a function, or a factory that makes simulators of a class.
 
@@ -174,6 +175,7 @@ def simulator(
         references=references,
         log_likelihood=log_likelihood,
         observe=observe,
+        files=files,
     )
 
 

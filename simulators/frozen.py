@@ -13,7 +13,9 @@ from numpy.typing import ArrayLike
 
 from simulators.distribution import (
     Array,
+    Categorical,
     Distribution,
+    Integer,
     LogNormal,
     Normal,
     Uniform,
@@ -22,7 +24,7 @@ from simulators.distribution import (
 )
 
 ON_LOG_SCALE = ("loguniform", "reciprocal", "lognorm")
-TORCH = "Normal, LogNormal and Uniform, each of one number"
+TORCH = "Normal, LogNormal, Uniform and Categorical, each of one parameter"
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def adopted(parameter: str, value: Any) -> Any:
     where = f"prior of '{parameter}'"
     if hasattr(value, "dist") and hasattr(value, "kwds"):
         if not hasattr(value.dist, "pdf"):
-            raise TypeError(f"{where}: {value.dist.name} is discrete; {DISCRETE}")
+            return _discrete(where, value)
         shapes = [name.strip() for name in (value.dist.shapes or "").split(",") if name.strip()]
         numbers = dict(zip([*shapes, "loc", "scale"], value.args, strict=False)) | value.kwds
         return Scipy(value.dist.name, {key: _number(where, one) for key, one in numbers.items()})
@@ -125,10 +127,18 @@ def adopted(parameter: str, value: Any) -> Any:
     return value
 
 
-DISCRETE = (
-    "the estimators infer continuous parameters: choose a continuous one and round it within the simulator, "
-    "or run one analysis for each value"
-)
+DISCRETE = "valid discrete ones: Integer, Categorical, and scipy.stats' randint and bernoulli"
+
+
+def _discrete(where: str, value: Any) -> Distribution:
+    """Return a discrete distribution of scipy.stats as one of ours."""
+    first, last = value.support()
+    if value.dist.name == "randint":
+        return Integer(int(first), int(last))
+    if value.dist.name == "bernoulli" and (first, last) == (0, 1):
+        share = float(value.pmf(1))
+        return Categorical((1 - share, share))
+    raise TypeError(f"{where}: {value.dist.name} is discrete; {DISCRETE}")
 
 
 def _number(where: str, value: Any) -> float:
@@ -148,6 +158,11 @@ def _from_torch(where: str, value: Any) -> Distribution:
     if kind in ("Normal", "LogNormal"):
         made = Normal if kind == "Normal" else LogNormal
         return made(number("loc"), number("scale"))
+    if kind == "Categorical":
+        shares = np.asarray(value.probs.detach().cpu().numpy(), dtype=float)
+        if shares.ndim != 1:
+            raise TypeError(f"{where}: one parameter each is valid, got shape {shares.shape}")
+        return Categorical(tuple((shares / shares.sum()).tolist()))
     if getattr(value.support, "is_discrete", False):
         raise TypeError(f"{where}: torch's {kind} is discrete; {DISCRETE}")
     raise TypeError(

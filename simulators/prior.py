@@ -37,6 +37,16 @@ class Prior(ABC):
         return ("linear",) * len(self.names)
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """What each parameter is: continuous, integer (a whole number) or category."""
+        return ("continuous",) * len(self.names)
+
+    @property
+    def simplexes(self) -> tuple[tuple[int, ...], ...]:
+        """The columns of parameters that are positive and add up to one, group by group."""
+        return ()
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the parameters as an array, of product D: (D,), or that of an image."""
         return (len(self.names),)
@@ -63,8 +73,8 @@ class Prior(ABC):
         """
         if not self.has_quantile:
             raise ValueError(
-                f"{purpose} needs a prior with quantiles: independent parameters, or a multivariate normal "
-                f"without bounds. The prior is {self}"
+                f"{purpose} needs a prior with quantiles: independent continuous parameters, or a multivariate "
+                f"normal without bounds. The prior is {self}"
             )
 
     def quantile(self, u: Array) -> Array:
@@ -140,6 +150,10 @@ class Independent(Prior):
         self.low, self.high = support[:, 0].copy(), support[:, 1].copy()
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(distribution.kind for distribution in self.distributions.values())
+
+    @property
     def scales(self) -> tuple[str, ...]:
         return tuple(distribution.scale for distribution in self.distributions.values())
 
@@ -151,7 +165,7 @@ class Independent(Prior):
 
     @property
     def has_quantile(self) -> bool:
-        return True
+        return all(kind == "continuous" for kind in self.kinds)
 
     def quantile(self, u: Array) -> Array:
         columns = zip(self.distributions.values(), u.T, strict=True)
@@ -329,8 +343,125 @@ def _bound(
     return np.array(filled, dtype=float)
 
 
-JOINT: dict[str, type[Prior]] = {"multivariate_normal": MultivariateNormal}
-JOINT_KEYS = ("names", "mean", "covariance", "low", "high")
+class Dirichlet(Prior):
+    """Shares of a whole: positive parameters that add up to one.
+
+        p(theta) = Gamma(sum_k a_k) / prod_k Gamma(a_k)  prod_k theta_k^(a_k - 1)
+
+    a density of the first D - 1 parameters; the last one is what they leave.
+
+    Arguments:
+        names: D names, at least two.
+        concentration: a, shape (D,), positive; all 1: every division is equally probable.
+
+    Raises: ValueError or TypeError naming what is wrong.
+    """
+
+    def __init__(self, names: Sequence[str], concentration: ArrayLike) -> None:
+        self.names = _checked_names(list(names))
+        dim = len(self.names)
+        if dim < 2:
+            raise ValueError(f"dirichlet needs at least two names, got {list(self.names)}")
+        self.concentration = _numbers("concentration", concentration, (dim,))
+        if not np.all(self.concentration > 0):
+            raise ValueError(f"concentration must be positive, got {self.concentration.tolist()}")
+        self.low, self.high = np.zeros(dim), np.ones(dim)
+
+    @property
+    def simplexes(self) -> tuple[tuple[int, ...], ...]:
+        return (tuple(range(len(self.names))),)
+
+    def sample(self, rng: Generator, n: int) -> Array:
+        return rng.dirichlet(self.concentration, n)
+
+    def log_prob(self, theta: ArrayLike) -> Array:
+        from scipy.special import gammaln, xlogy
+
+        rows, a = self._rows(theta), self.concentration
+        inside = np.all(rows >= 0, axis=1) & (np.abs(rows.sum(axis=1) - 1) < 1e-5)
+        with np.errstate(divide="ignore"):
+            density = xlogy(a - 1, np.clip(rows, 0, 1)).sum(axis=1)
+        density += gammaln(a.sum()) - gammaln(a).sum()
+        return np.where(inside, density, -np.inf)
+
+    def spec(self) -> dict[str, Any]:
+        return {
+            "name": "dirichlet",
+            "names": list(self.names),
+            "concentration": self.concentration.tolist(),
+        }
+
+
+class Product(Prior):
+    """Independent groups of parameters, each with a prior of its own.
+
+    Arguments:
+        parts: the priors of the groups, in the order of theta's columns; also in their JSON form.
+
+    Raises: ValueError naming a parameter that two groups have.
+    """
+
+    def __init__(self, parts: Sequence[Prior | Mapping[str, Any]]) -> None:
+        if isinstance(parts, Mapping) or not parts:
+            raise ValueError(f"product needs a list of priors, got {parts!r}")
+        self.parts = tuple(prior_from(part) for part in parts)
+        self.names = _checked_names([name for part in self.parts for name in part.names])
+        self.low = np.concatenate([part.low for part in self.parts])
+        self.high = np.concatenate([part.high for part in self.parts])
+        if without := [part for part in self.parts if not part.has_density]:
+            raise ValueError(f"product needs priors with a density, got {without[0]}")
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        return tuple(scale for part in self.parts for scale in part.scales)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(kind for part in self.parts for kind in part.kinds)
+
+    @property
+    def simplexes(self) -> tuple[tuple[int, ...], ...]:
+        found, first = [], 0
+        for part in self.parts:
+            found += [tuple(first + column for column in group) for group in part.simplexes]
+            first += len(part.names)
+        return tuple(found)
+
+    def sample(self, rng: Generator, n: int) -> Array:
+        return np.concatenate([part.sample(rng, n) for part in self.parts], axis=1)
+
+    @property
+    def has_quantile(self) -> bool:
+        return all(part.has_quantile for part in self.parts)
+
+    def quantile(self, u: Array) -> Array:
+        return np.concatenate([p.quantile(c) for p, c in self._columns(u)], axis=1)
+
+    def cube(self, theta: Array) -> Array:
+        return np.concatenate([p.cube(c) for p, c in self._columns(theta)], axis=1)
+
+    def log_prob(self, theta: ArrayLike) -> Array:
+        columns = self._columns(self._rows(theta))
+        return np.sum([part.log_prob(rows) for part, rows in columns], axis=0)
+
+    def spec(self) -> dict[str, Any]:
+        return {"name": "product", "parts": [part.spec() for part in self.parts]}
+
+    def _columns(self, rows: Array) -> list[tuple[Prior, Array]]:
+        edges = np.cumsum([len(part.names) for part in self.parts])[:-1]
+        return list(zip(self.parts, np.split(rows, edges, axis=1), strict=True))
+
+
+JOINT: dict[str, type[Prior]] = {
+    "dirichlet": Dirichlet,
+    "multivariate_normal": MultivariateNormal,
+    "product": Product,
+}
+JOINT_KEYS = {  # those that are needed, and others
+    "dirichlet": (("names", "concentration"), ()),
+    "multivariate_normal": (("names", "mean", "covariance"), ("low", "high")),
+    "product": (("parts",), ()),
+}
 
 
 def prior_from(spec: Prior | Mapping[str, Any]) -> Prior:
@@ -340,6 +471,8 @@ def prior_from(spec: Prior | Mapping[str, Any]) -> Prior:
         {"mu": Uniform(-3, 3), ...}                                  the same in Python
         {"mu": scipy.stats.gamma(2.0), ...}                          a frozen distribution of scipy.stats
         {"name": "multivariate_normal", "names": [...], "mean": [...], "covariance": [[...]]}
+        {"name": "dirichlet", "names": [...], "concentration": [...]}
+        {"name": "product", "parts": [..., ...]}                     independent groups
         {"name": "data", "path": "rows.npy"}                         the rows of a data set
 
     Raises: ValueError or TypeError naming the key, the value and what is valid.
@@ -374,10 +507,11 @@ def _joint_from(spec: Mapping[str, Any]) -> Prior:
     if kind is None:
         raise ValueError(f"unknown prior {spec['name']!r}; valid: {', '.join((*JOINT, 'data'))}")
     given = {key: value for key, value in spec.items() if key != "name"}
-    if unknown := [key for key in given if key not in JOINT_KEYS]:
-        valid = ", ".join(("name", *JOINT_KEYS))
+    needed, others = JOINT_KEYS[spec["name"]]
+    if unknown := [key for key in given if key not in (*needed, *others)]:
+        valid = ", ".join(("name", *needed, *others))
         raise ValueError(f"{spec['name']} has no key {unknown[0]!r}; valid: {valid}")
-    if missing := [key for key in JOINT_KEYS[:3] if key not in given]:
+    if missing := [key for key in needed if key not in given]:
         raise ValueError(f"{spec['name']} lacks the key {missing[0]!r}")
     return kind(**given)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from simulators.distribution import Array, Distribution
 from simulators.observation import Observe, Seeds
 from simulators.output import OutputError, by_name, own_arrays, shared
 from simulators.prior import Prior, follows_from_spec, prior_from
-from simulators.source import Source, source_of
+from simulators.source import Source, folder_of, source_of
 
 Outputs = dict[str, NDArray[Any]]
 Observation = Mapping[str, NDArray[Any]]
@@ -42,8 +43,10 @@ class Simulator:
             of a batched simulator both have a first axis of rows. See `simulators.observation`.
         arguments: what the model was made with; JSON.
         address: where `load` finds the definition, "" where it cannot.
+        files: data files that the model reads, relative to its own file. They are part of its source, so that a
+            changed one is noticed.
 
-    Raises: ValueError naming both sides where the prior's names and the model's parameters differ.
+    Raises: ValueError naming both sides where the prior's names and the model's parameters differ, or a lost file.
     """
 
     owns_timeout = False
@@ -63,6 +66,7 @@ class Simulator:
         observe: Callable[..., Any] | None = None,
         arguments: Mapping[str, Any] | None = None,
         address: str = "",
+        files: Iterable[str] = (),
     ) -> None:
         self.name, self.version, self.batched = name, str(version), bool(batched)
         self.prior = prior_from(prior)
@@ -78,6 +82,7 @@ class Simulator:
         self._log_likelihood = log_likelihood
         self.defined_by: Source | None = None  # known where it was defined, if that is no file
         self._call = Call(name, model, self.prior.names)
+        self.files = _data_files(name, model, files)
 
     def __repr__(self) -> str:
         names = self.prior.names
@@ -154,6 +159,11 @@ class Simulator:
             raise ValueError(f"{self.name} has no reference {chosen!r}; valid: {valid}")
         return self.references[chosen](_arrays(x), n, rng)
 
+    @property
+    def has_log_likelihood(self) -> bool:
+        """Whether there is a `log_likelihood`."""
+        return self._log_likelihood is not None
+
     def log_likelihood(self, theta: ArrayLike, x: Mapping[str, ArrayLike]) -> Array:
         """Return log p(x | theta) of one observation, shape (n,), for theta of shape (n, D).
 
@@ -174,7 +184,8 @@ class Simulator:
 
     def source(self) -> Source:
         """Return what defines the model: provenance, not identity."""
-        return self.defined_by or source_of(self._call.model, self.version)
+        files = getattr(self, "files", ())  # one that was pickled before there were any
+        return self.defined_by or source_of(self._call.model, self.version, files)
 
     def without_address(self) -> Simulator:
         """Return this simulator as one that is sent by value, with its source; see `simulators.cell`."""
@@ -215,9 +226,31 @@ class Simulator:
         self._returned(np.array(theta[block:] if self.batched else theta[1], dtype=float), rng)
         return shared(returned, kept, given, before)
 
+    @cached_property
+    def _whole(self) -> list[int]:
+        """The columns of parameters that are whole numbers or categories."""
+        return [j for j, kind in enumerate(self.prior.kinds) if kind != "continuous"]
+
     def _returned(self, theta: Array, rng: Generator) -> Any:
         """Call the model; what it returns is not copied, and it may change theta."""
-        return self._call(theta, theta.T if self.batched else theta.tolist(), rng)
+        columns: list[Any] = list(theta.T) if self.batched else theta.tolist()
+        for j in self._whole:
+            columns[j] = columns[j].astype(np.int64) if self.batched else int(columns[j])
+        return self._call(theta, columns, rng)
+
+
+def _data_files(name: str, model: Callable[..., Any], files: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of data files, checked to be there."""
+    given = (files,) if isinstance(files, str) else tuple(files)
+    folder = folder_of(model) if given else None
+    if given and folder is None:
+        raise ValueError(
+            f"{name}: files={list(given)}: a model that is in no file has none beside it"
+        )
+    for file in given:
+        if not (folder and (folder / file).is_file()):
+            raise ValueError(f"{name}: the data file '{file}' is not in {folder}")
+    return given
 
 
 def json_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

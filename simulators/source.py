@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import json
 import marshal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,8 +42,8 @@ class Source:
         return self.code == other.code
 
 
-def source_of(model: Callable[..., Any], version: str) -> Source:
-    """Return the source of a model.
+def source_of(model: Callable[..., Any], version: str, files: Sequence[str] = ()) -> Source:
+    """Return the source of a model, with the SHA-256 of data files beside it.
 
     That of a model of this package is its version alone: it changes with the outputs, the files more often.
     """
@@ -57,9 +57,25 @@ def source_of(model: Callable[..., Any], version: str) -> Source:
         code = marshal.dumps(getattr(target, "__code__", None))
         return Source({"code": hashlib.sha256(code).hexdigest()})
     home, root = _home(path)
-    return Source(
-        {file.relative_to(root).as_posix(): text_of(file) for file in _imported(path, home, root)}
-    )
+    texts = {
+        file.relative_to(root).as_posix(): text_of(file) for file in _imported(path, home, root)
+    }
+    return Source(texts | {name: _sha256(path.parent / name) for name in files})
+
+
+def folder_of(model: Callable[..., Any]) -> Path | None:
+    """Return the folder of the file that defines a model; None where there is no file."""
+    target = inspect.unwrap(getattr(model, "func", model))
+    try:
+        path = Path(inspect.getfile(target)).resolve()
+    except (TypeError, OSError):
+        return None
+    return path.parent if path.is_file() else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def text_of(path: Path) -> str:

@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmarks.paper.fmpe_paper import without_bounds
+from benchmarks.paper.protocol import KeepsLastWeights
 from estimators.acf import ACF
 from estimators.coupling import CouplingSettings
 from estimators.flow import FlowEstimator
@@ -48,8 +49,8 @@ class NSFPaperSettings(NSFSettings):
     l2: Weight = 1e-4
 
 
-class AsCoded(FlowEstimator):
-    """What both flows have: raw inputs, and the squared kernels in the loss."""
+class AsCoded(KeepsLastWeights, FlowEstimator):
+    """What both flows have: raw inputs, the last weights, and the squared kernels in the loss."""
 
     l2: float
 

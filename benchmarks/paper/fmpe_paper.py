@@ -27,9 +27,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.paper.mlp import PaperMLP
-from benchmarks.paper.protocol import IGNORE, one_of, switch
+from benchmarks.paper.protocol import IGNORE, KeepsLastWeights, one_of, switch
 from estimators.checks import within
-from estimators.estimator import Estimator
 from estimators.posterior import SamplingSteps
 from estimators.problem import InferenceProblem
 
@@ -51,7 +50,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 }
 
 
-class FMPEPaper(Estimator):
+class FMPEPaper(KeepsLastWeights):
     """Posterior estimator by flow matching as in the CMPE paper's comparison.
 
     Arguments:

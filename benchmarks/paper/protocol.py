@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from estimators.checks import suggest, within
+from estimators.estimator import Estimator, Phase
 from estimators.transform import BOUNDS
 
 IGNORE = "ignore"
@@ -22,6 +23,15 @@ def switch(name: str, value: Any) -> None:
     """Raise TypeError unless `value` is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} = {value!r}; valid: True, False")
+
+
+class KeepsLastWeights(Estimator):
+    """An estimator that ends with the weights of its last step, as the paper's code does."""
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """One phase whose validation losses are of no account."""
+        return (Phase("training", 1.0, list(self.parameters()), moving=True),)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class EstimatorPrior:
             )
         self.module = module.eval().requires_grad_(False)
         self.denoiser = module.teacher if isinstance(module, CMPEDistilled) else module
-        self.size, self.row_memory = module.problem.size, module.row_memory
+        self.size, self.row_memory = module.problem.latent_size, module.row_memory
         self.sigma_min, self.sigma_max = float(module.epsilon), float(module.T)
         self.shift, self.scale = transform.standard.mean, transform.standard.scale
         if isinstance(module, CMPEDistilled):

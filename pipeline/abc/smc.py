@@ -148,7 +148,7 @@ def abc_smc(
 
     Raises:
         UsageError: the observation is empty or not finite, the prior has no density, or `simulations` do not
-            suffice for one generation.
+            suffice for one generation, or parameters are discrete or add up to one.
         TooManyFailed: more than `max_failed` of the simulations failed.
         PipelineError: Ray died. What `distance` raises is passed on.
     """
@@ -160,6 +160,7 @@ def abc_smc(
         )
     if not simulator.prior.has_density:
         raise UsageError(f"ABC-SMC weights by log p(theta), and the prior is {simulator.prior}")
+    check_continuous(simulator.prior)
     target, stopping = Path(folder), stop or Stop()
     logging.getLogger("ABC").setLevel(logging.WARNING)
     spec = SimulationSpec(simulator, seed, RunStream.ABC, 1, timeout)
@@ -215,3 +216,16 @@ def _result(simulator: Any, history: pyabc.History, sampler: ActorSampler) -> Ab
         epsilon,
         {outcome.name.lower(): counts[outcome] for outcome in Outcome},
     )
+
+
+def check_continuous(prior: Any) -> None:
+    """Refuse parameters that pyABC's normal kernels cannot move."""
+    for name, kind in zip(prior.names, prior.kinds, strict=True):
+        if kind != "continuous":
+            raise UsageError(
+                f"ABC-SMC moves continuous parameters, and {name!r} is {kind}: train the estimator "
+                "`mixed`, or run one ABC for each value"
+            )
+    for group in prior.simplexes:
+        names = ", ".join(prior.names[column] for column in group)
+        raise UsageError(f"ABC-SMC moves parameters freely, and {names} add up to one")

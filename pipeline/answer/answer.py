@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluation.marginals import LEVELS, Marginals, marginals
+from evaluation.marginals import LEVELS, Marginals, marginals, mode
 from evaluation.predictive import PredictiveCheck
 from evaluation.scale import labels, on_scale
 from pipeline.answer.check import DOUBT, GOOD, Check
 
 FIGURES = 4  # digits
+MOST_VALUES = 20  # of a discrete parameter that are printed
 WHOLE = tuple(f"{round(100 * level)} %" for level in LEVELS)
 
 
@@ -38,6 +39,7 @@ class Answer:
         provenance: training, digests, seeds: JSON.
         path: the folder that it was written to, None before.
         number: which of several observations it is for; None of a single one.
+        kinds: of each parameter, continuous, integer or category; empty: all continuous.
     """
 
     names: tuple[str, ...]
@@ -54,11 +56,36 @@ class Answer:
     provenance: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
     number: int | None = None
+    kinds: tuple[str, ...] = ()
 
     @cached_property
     def marginals(self) -> Marginals:
-        """Summaries of the draws in natural units."""
-        return marginals(self.draws, self.prior)
+        """Summaries of the draws in natural units; the mode has the most frequent discrete values."""
+        found = marginals(self.draws, self.prior)
+        discrete = [d for d, kind in enumerate(self.kinds) if kind != "continuous"]
+        if not discrete:
+            return found
+        _, which, counts = np.unique(
+            self.draws[:, discrete], axis=0, return_inverse=True, return_counts=True
+        )
+        return replace(found, mode=mode(self.draws[which.reshape(-1) == counts.argmax()]))
+
+    @cached_property
+    def probabilities(self) -> dict[str, list[tuple[int, float, float]]]:
+        """Value, posterior and prior probability of each discrete parameter, by name."""
+        found = {}
+        for d, kind in enumerate(self.kinds):
+            if kind != "continuous":
+                values = np.unique(np.concatenate([self.draws[:, d], self.prior[:, d]]))
+                found[self.names[d]] = [
+                    (
+                        int(v),
+                        float((self.draws[:, d] == v).mean()),
+                        float((self.prior[:, d] == v).mean()),
+                    )
+                    for v in values
+                ]
+        return found
 
     @cached_property
     def contraction(self) -> np.ndarray:
@@ -77,16 +104,18 @@ class Answer:
         """The names of the parameters on the scale of their prior."""
         return labels(self.names, self.scales)
 
-    def rows(self) -> list[dict[str, float | str]]:
-        """Return the table: a mapping for each parameter, in natural units."""
+    def rows(self) -> list[dict[str, float | str | None]]:
+        """Return the table: a mapping for each parameter, in natural units; of a category the mode alone."""
         found, table = self.marginals, []
         for d, name in enumerate(self.names):
-            row: dict[str, float | str] = {"parameter": name}
+            row: dict[str, float | str | None] = {"parameter": name}
             for key in ("mean", "sd", "median", "mode"):
                 row[key] = float(getattr(found, key)[d])
             for level, interval in zip(WHOLE, found.hpd[:, d], strict=True):
                 row[f"HPD {level} low"], row[f"HPD {level} high"] = map(float, interval)
             row["contraction"] = float(self.contraction[d])
+            if self.kinds and self.kinds[d] == "category":
+                row |= dict.fromkeys(row.keys() - {"parameter", "mode"})
             table.append(row)
         return table
 
@@ -120,8 +149,13 @@ class Answer:
         widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
         table = ["  ".join(map(_aligned, line, widths)) for line in lines]
         checks = [str(check) for check in self.checks]
+        shares = [
+            f"P({name} = {value})  {posterior:.3f}  prior {prior:.3f}"
+            for name, values in self.probabilities.items()
+            for value, posterior, prior in values[:MOST_VALUES]
+        ]
         where = [f"page  {self.path / 'answer.html'}"] if self.path else []
-        return "\n".join([*table, "", *checks, *where])
+        return "\n".join([*table, *shares, "", *checks, *where])
 
     def __repr__(self) -> str:
         return f"Answer of {len(self.draws)} draws\n{self}"
@@ -137,12 +171,20 @@ def _aligned(cell: str, width: int) -> str:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    numbers = [f"{row[key]:.{FIGURES}g}" for key in ("mean", "sd", "median", "mode")]
-    intervals = [
-        f"[{row[f'HPD {level} low']:.{FIGURES}g}, {row[f'HPD {level} high']:.{FIGURES}g}]"
-        for level in WHOLE
-    ]
-    return [*numbers, *intervals, f"{row['contraction']:.3f}"]
+    numbers = [shown(row[key]) for key in ("mean", "sd", "median", "mode")]
+    intervals = [interval(row, level, "[{}, {}]") for level in WHOLE]
+    return [*numbers, *intervals, shown(row["contraction"], ".3f")]
+
+
+def shown(value: float | str | None, form: str = f".{FIGURES}g") -> str:
+    """Return a number for people, "-" where there is none."""
+    return "-" if value is None else f"{float(value):{form}}"
+
+
+def interval(row: dict[str, Any], level: str, form: str) -> str:
+    """Return an interval of the table for people."""
+    low, high = (row[f"HPD {level} {end}"] for end in ("low", "high"))
+    return "-" if low is None else form.format(shown(low), shown(high))
 
 
 def _columns(names: tuple[str, ...], draws: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from evaluation.scale import on_scale
-from pipeline.answer.answer import WHOLE, Answer
+from pipeline.answer.answer import MOST_VALUES, WHOLE, Answer, interval, shown
 from pipeline.answer.check import DOUBT, GOOD
 from pipeline.answer.evidence import output_names
 from pipeline.report import page
@@ -64,9 +64,9 @@ def _parameters(answer: Answer) -> str:
     rows = [
         [
             row["parameter"],
-            *(f"{row[key]:.4g}" for key in ("mean", "sd", "median", "mode")),
-            *(f"{row[f'HPD {one} low']:.4g} to {row[f'HPD {one} high']:.4g}" for one in WHOLE),
-            f"{row['contraction']:.3f}",
+            *(shown(row[key]) for key in ("mean", "sd", "median", "mode")),
+            *(interval(row, one, "{} to {}") for one in WHOLE),
+            shown(row["contraction"], ".3f"),
         ]
         for row in answer.rows()
     ]
@@ -89,8 +89,17 @@ def _parameters(answer: Answer) -> str:
         "The parameters",
         page.table(head, rows),
         page.paragraph(note, "note"),
+        *_probabilities(answer),
         page.figures(pictures),
     )
+
+
+def _probabilities(answer: Answer) -> Iterator[str]:
+    """Yield a table for each discrete parameter."""
+    for name, values in answer.probabilities.items():
+        most = sorted(values, key=lambda one: -one[1])[:MOST_VALUES]
+        rows = [[value, f"{after:.3f}", f"{before:.3f}"] for value, after, before in sorted(most)]
+        yield page.table([name, "posterior probability", "prior probability"], rows)
 
 
 def _predictive(answer: Answer) -> str:
@@ -155,5 +164,10 @@ def _correlation(answer: Answer) -> str:
 
 
 def _provenance(answer: Answer) -> str:
-    rows = [[name, value] for name, value in answer.provenance.items() if value not in (None, {})]
+    rows = [
+        [name, ", ".join(f"{count} {key}" for key, count in value.items() if count)
+         if isinstance(value, dict) else value]
+        for name, value in answer.provenance.items()
+        if value not in (None, {})
+    ]  # fmt: skip
     return page.section("Where it comes from", page.table(["", ""], rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,21 @@ from pipeline.store.observation import Observation, without_row
 SIMULATIONS = 200
 PATIENT = 60.0  # seconds that simulations may take without being asked for
 FOLDER = "predictive"
+
+
+@dataclass(frozen=True)
+class Resimulated:
+    """Simulations at given parameters.
+
+    Attributes:
+        theta: parameters of those that are ok, shape (n, D).
+        x: their outputs, each (n, ...).
+        counts: of all, by outcome.
+    """
+
+    theta: np.ndarray
+    x: dict[str, np.ndarray]
+    counts: dict[str, int]
 
 
 def default_number(config: Config, run: Run) -> int:
@@ -59,8 +75,8 @@ def resimulate(
     theta: np.ndarray,
     origin: Mapping[str, Any],
     stop: Stop,
-) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Simulate at parameters, or find it done; return the outputs (n, ...) of those that are ok, and the counts.
+) -> Resimulated:
+    """Simulate at parameters, or find it done.
 
     Arguments:
         theta: parameters, shape (n, D), natural units.
@@ -78,7 +94,8 @@ def resimulate(
     result = simulate_target(config, run, target, stop=stop)
     store = Store.open(target.path).snapshot()
     if not result.counts["ok"]:
-        return {}, result.counts
-    ids, _, x, _ = to_numpy(store, len(theta))
+        return Resimulated(theta[:0], {}, result.counts)
+    ids, parameters, x, _ = to_numpy(store, len(theta))
     observation = Observation.of(simulator, store.identity)
-    return (without_row(x) if observation is None else observation(x, ids)), result.counts
+    outputs = without_row(x) if observation is None else observation(x, ids)
+    return Resimulated(parameters, outputs, result.counts)

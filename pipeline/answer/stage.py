@@ -14,6 +14,7 @@ import numpy as np
 
 from estimators import OutOfRangeWarning
 from evaluation.scale import on_scale
+from pipeline.answer.agreement import POOL, again, agreement, likelihood, members
 from pipeline.answer.answer import Answer
 from pipeline.answer.check import (
     OPEN,
@@ -24,7 +25,7 @@ from pipeline.answer.check import (
     predictive,
 )
 from pipeline.answer.evidence import Evidence, evidence
-from pipeline.answer.resimulate import default_number, resimulate
+from pipeline.answer.resimulate import Resimulated, default_number, resimulate
 from pipeline.answer.sensitivity import by_budget, rests_on
 from pipeline.answer.write import write
 from pipeline.config import IMPORTED, Config, load, simulator_of
@@ -88,6 +89,11 @@ class Question:
             return Results(self.run, self.key).load(
                 device("evaluate.gpu", self.config.evaluate.gpu)
             )
+
+    @property
+    def proposal(self) -> Any:
+        """What importance weights begin with: a posterior with draws and a density."""
+        return self.posterior
 
     @cached_property
     def simulator(self) -> Any:
@@ -172,6 +178,7 @@ def _answer(
         observed=observed,
         draws=draws,
         prior=question.prior,
+        kinds=tuple(question.simulator.prior.kinds),
         provenance={**origin, "draws": question.draws, "sampling_steps": steps,
                     "weights": Results(question.run, question.key).weights_digest()},
     )  # fmt: skip
@@ -180,12 +187,14 @@ def _answer(
     log("infer: checks the observation and the posterior ...")
     stop.check("infer")
     checks = [model_check(question.evidence, question.posterior, x)]
-    predicted, predictive_, counts = _predict(question, x, draws, origin, stop)
+    predicted, predictive_, simulated = _predict(question, x, draws, origin, stop)
     checks.append(predictive_[0])
     scaled = on_scale(draws, question.scales)
     arguments = (question.evidence, question.posterior, x)
     checks.append(local_check(*arguments, scaled, question.scales, steps, seed))
     stop.check("infer")
+    budgets = by_budget(question.run, question.key, x, question.scales, steps, seed)
+    checks += _agreements(question, observed, x, draws, simulated, budgets)
     train = question.evidence.train.x
     return replace(
         answer,
@@ -194,8 +203,8 @@ def _answer(
         prior_predicted={name: train[name][:SHOWN_PRIOR] for name in predicted},
         predictive=predictive_[1],
         rests_on=rests_on(*arguments, question.scales, steps, seed),
-        budgets=by_budget(question.run, question.key, x, question.scales, steps, seed),
-        provenance=answer.provenance | {"simulated": counts},
+        budgets=budgets,
+        provenance=answer.provenance | {"simulated": simulated.counts if simulated else {}},
     )
 
 
@@ -205,23 +214,50 @@ def _predict(
     draws: np.ndarray,
     origin: Mapping[str, Any],
     stop: Stop,
-) -> tuple[dict[str, np.ndarray], tuple[Check, Any], dict[str, int]]:
-    """Simulate at the first posterior draws and compare; return outputs, the check, and the outcomes."""
+) -> tuple[dict[str, np.ndarray], tuple[Check, Any], Resimulated | None]:
+    """Simulate at the first posterior draws and compare; return outputs, the check, and the simulations."""
     asked = question.predictions
     title = "Do simulations from the posterior look like the observation?"
     if isinstance(asked, str):
-        return {}, (Check(title, OPEN, asked), None), {}
+        return {}, (Check(title, OPEN, asked), None), None
     theta = draws[:asked]
-    predicted, counts = resimulate(
-        question.config, question.run, question.simulator, theta, origin, stop
-    )
-    outputs = {name: _padded(values, x[name].shape[1:]) for name, values in predicted.items()}
+    found = resimulate(question.config, question.run, question.simulator, theta, origin, stop)
+    outputs = {name: _padded(values, x[name].shape[1:]) for name, values in found.x.items()}
     inputs = {name: x[name] for name in outputs}
     check, numbers = predictive(inputs, outputs, question.quantities or {})
-    if bad := len(theta) - counts["ok"]:
+    if bad := len(theta) - found.counts["ok"]:
         said = f"{check.sentence} {bad} of {len(theta)} simulations are not ok and left out."
         check = replace(check, sentence=said)
-    return outputs, (check, numbers), counts
+    return outputs, (check, numbers), found
+
+
+def _agreements(
+    question: Question,
+    observed: dict[str, np.ndarray],
+    x: dict[str, np.ndarray],
+    draws: np.ndarray,
+    simulated: Resimulated | None,
+    budgets: list[dict[str, Any]],
+) -> list[Check]:
+    """Return the checks against the simulations, other estimators and the likelihood, those that apply."""
+    checks: list[Check | None] = []
+    prior, scales, seed = question.simulator.prior, question.scales, question.seed
+    if simulated is not None and len(simulated.theta):
+        inputs = Observed.of(question.posterior.x_shapes, simulated.x).x
+        pool = draws[len(draws) - POOL :] if len(draws) > 2 * POOL else draws[len(draws) // 2 :]
+        checks.append(again(question.posterior, prior, simulated.theta, inputs, pool))
+    used = next((one["budget"] for one in budgets if one["used"]), None)
+    others = [
+        (one["training"], np.array(one["mean"]), np.array(one["sd"]))
+        for one in budgets
+        if one["budget"] == used and not one["used"]
+    ]
+    others += members(question.posterior, x, scales, seed)
+    checks.append(agreement(on_scale(draws, scales), others, question.posterior.names))
+    steps = question.sampling_steps
+    given = (question.simulator, question.proposal, observed, x, draws, steps, seed)
+    checks.append(likelihood(*given))
+    return [check for check in checks if check is not None]
 
 
 def _padded(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -53,6 +53,7 @@ def _content(answer: Answer) -> dict[str, object]:
     return {
         "format": 1,
         "parameters": answer.rows(),
+        "probabilities": answer.probabilities,
         "correlation": answer.marginals.correlation.tolist(),
         "checks": [asdict(check) for check in answer.checks],
         "rests_on": answer.rests_on,

@@ -49,7 +49,9 @@ def sample(
         sampling_steps = sampling.read_sampling_steps(word)
     with stop_on_signals() as stop, stop.at_once("sample"):
         observation = read_observation(obs)
-        shape = sampling.sample(target, observation, n, sampling_steps, seed, out, reweight, calibrated)
+        shape = sampling.sample(
+            target, observation, n, sampling_steps, seed, out, reweight, calibrated
+        )
     print(shown(f"{out}: theta {shape}"))
 
 

@@ -51,6 +51,8 @@ class SimulateConfig(_Strict):
     """Simulation workers; null: as many as the cores allow."""
     cpus: float = Field(1.0, gt=0)
     """Cores of one worker."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs of one worker, which Ray hands out; 0.5: two workers share one. 0: workers see none."""
     memory: str | int | None = None
     """Memory of one worker, in bytes or like `2GB`."""
     timeout: float | None = Field(None, gt=0)
@@ -62,7 +64,9 @@ class SimulateConfig(_Strict):
     accept_source: bool = False
     """Accept rows of a changed simulator for this command; the store and all reports say so."""
     ray: bool | None = None
-    """Whether workers are Ray actors; null: where the work takes longer than ten seconds."""
+    """Whether Ray is used; null: where the work takes longer than ten seconds."""
+    per_agent: float | None = Field(None, gt=0)
+    """Cores of one agent, a Ray actor that runs workers; null: those of a node."""
     term: float = Field(120.0, ge=1)
     """Seconds without a sign of life after which another process takes over a lease."""
 

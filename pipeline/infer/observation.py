@@ -15,6 +15,8 @@ from estimators.outputs import MASK
 from pipeline.errors import UsageError
 from pipeline.imported.arrays import read_arrays, reading, require_numbers
 
+MOST_NAMED = 5  # elements in a message
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -60,13 +62,13 @@ class Observed:
             x, single = batched(shapes, given)
         except ValueError as error:
             raise UsageError(f"the observation does not fit: {error}") from None
-        for name in outputs:
-            if not np.isfinite(x[name]).all():
-                raise UsageError(
-                    f"the observation holds NaN or infinity in {name!r}: this posterior has learned from complete "
-                    "outputs alone; a simulator that leaves values out itself, with a mask among its outputs, "
-                    "gives one that can"
-                )
+        if broken := [_broken(name, x[name]) for name in outputs if not np.isfinite(x[name]).all()]:
+            raise UsageError(
+                f"the observation holds NaN or infinity in {', '.join(broken)}: this posterior has learned from "
+                "complete outputs alone. Posteriors of the estimators `joint` and `joint_distilled` take missing "
+                "outputs in Python, by posterior.sample; others where the simulator leaves values out itself, "
+                "with a mask among its outputs"
+            )
         if not len(x[outputs[0]]):
             raise UsageError(
                 "the observation's arrays hold no observation: their first axis is 0 long"
@@ -80,6 +82,16 @@ class Observed:
     def one(self, b: int) -> dict[str, np.ndarray]:
         """Return the outputs of an observation, each of its own shape."""
         return {name: values[b] for name, values in self.outputs.items()}
+
+
+def _broken(name: str, values: np.ndarray) -> str:
+    """Return which elements of an output (B, ...) are no finite numbers, for people."""
+    places = np.argwhere(~np.isfinite(values))
+    shown = [f"[{', '.join(map(str, place[1:]))}]" for place in places[:MOST_NAMED]]
+    if values.ndim == 1 or len(places) == values.size:
+        return repr(name)
+    more = ", ..." if len(places) > MOST_NAMED else ""
+    return f"{name!r} ({len(places)} of {values.size} values: {', '.join(shown)}{more})"
 
 
 def _shaped(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -62,9 +62,21 @@ def reweighted(
     Raises:
         UsageError: the simulator gives no likelihood.
     """
+    return weigh(simulator_of(load(run)), posterior, observations, x, n, sampling_steps, seed)
+
+
+def weigh(
+    simulator: Any,
+    posterior: Posterior,
+    observations: Observations,
+    x: Observations,
+    n: int,
+    sampling_steps: int | None,
+    seed: int,
+) -> Weighted:
+    """Draw and weight, see `reweighted`, with a simulator that has a likelihood."""
     from estimators.importance import importance
 
-    simulator = simulator_of(load(run))
     if not simulator.prior.has_density:
         raise UsageError(f"--reweight needs log p(theta), and the prior is {simulator.prior}")
     first = {name: values[0] for name, values in observations.items()}

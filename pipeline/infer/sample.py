@@ -76,7 +76,9 @@ def sample(
             where `evaluate.gpu` asks for one.
     """
     if reweight and calibrated:
-        raise UsageError("--reweight and --calibrated: moved draws have no density; give one of them")
+        raise UsageError(
+            "--reweight and --calibrated: moved draws have no density; give one of them"
+        )
     check_out(out)
     require_numbers("the observation", observation)
     if out.suffix != ".npz":
@@ -100,10 +102,10 @@ def sample(
                 theta = iter([drawn.pop("theta")])
                 arrays |= drawn
             elif calibrated:
-                drawn = posterior.sample(
+                moved = posterior.sample(
                     observed.x, n, sampling_steps=sampling_steps, seed=seed, calibrated=True
                 )
-                theta = iter([drawn.cpu().numpy()])
+                theta = iter([moved.cpu().numpy()])
             else:
                 batches = posterior.batches(observed.x, n, sampling_steps=sampling_steps, seed=seed)
                 theta = _counted(batches, count * n)

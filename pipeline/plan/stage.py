@@ -99,7 +99,7 @@ def plan(config: Config, run: Run, workers: int | None = None) -> dict[str, Any]
     shards = math.ceil(size / shard_bytes)
     files = FIXED_SHARD_FILES + FILES_PER_OUTPUT * len(measured.outputs)
     work = Workload(new, measured.seconds, measured.row_bytes, shard_bytes, files, measured.variation,
-                    config.simulate.leases, config.simulate.term)  # fmt: skip
+                    _per_agent(config), config.simulate.leases, config.simulate.term)  # fmt: skip
     forecasts = forecast(work, workers) if new else {}
     return {
         "streams": streams,
@@ -115,6 +115,13 @@ def plan(config: Config, run: Run, workers: int | None = None) -> dict[str, Any]
             name: [dtype, list(shape)] for name, (dtype, shape) in measured.outputs.items()
         },
     }
+
+
+def _per_agent(config: Config) -> int:
+    """Return the workers of an agent: as configured, or as fit on a node of the jobs."""
+    options = {**config.cluster.options, **config.cluster.stages.simulate}
+    cores = config.simulate.per_agent or options.get("cpus-per-task")
+    return max(1, int(float(cores) / config.simulate.cpus)) if cores else Workload.per_agent
 
 
 def _cores(config: Config) -> float:

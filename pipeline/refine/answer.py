@@ -66,6 +66,11 @@ class RefinedQuestion(Question):
         last, first = self.rounds[-1], Question(self.run, training=self.training).posterior
         return Truncated(last.posterior, last.regions, first.provenance)
 
+    @property
+    def proposal(self) -> Any:
+        """The posterior of the last round, also outside of its region."""
+        return self.posterior.posterior
+
     @cached_property
     def evidence(self) -> Evidence:
         """SimulatedRows whose parameters lie in the region: there the prior is what it was in training."""

@@ -102,8 +102,9 @@ class RunContents:
 
     @cached_property
     def trainings(self) -> list[TrainingContents]:
-        """All trainings, by budget."""
-        folders = sorted(path for path in self.run.path.glob("trainings/*/") if path.is_dir())
+        """All trainings that began, by budget; one whose rows could not be loaded has only its lock."""
+        files = self.run.path.glob("trainings/*/*")
+        folders = sorted({path.parent for path in files if path.name != "lock"})
         found = [
             TrainingContents.read(Results(self.run, folder.name), self.reader) for folder in folders
         ]

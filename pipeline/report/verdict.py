@@ -39,7 +39,8 @@ def verdicts(
     found = [*_overfitted(done or {}), *_weights(done or {})]
     if result:
         metrics, names = result.get("metrics", {}), result.get("posterior", {}).get("names", ())
-        found += _calibration(metrics, names, result.get("settings", {}).get("calibrated"))
+        calibrated = result.get("settings", {}).get("calibrated")
+        found += _calibration(metrics, names, calibrated, (done or {}).get("validation_rows"))
         found += _ranks(metrics, names)
         found += _trivial(metrics, names)
         found += _failed(result.get("failed_share", {}))
@@ -66,7 +67,10 @@ def _weights(done: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _calibration(
-    metrics: Mapping[str, Any], names: Sequence[str], calibrated: Mapping[str, Any] | None
+    metrics: Mapping[str, Any],
+    names: Sequence[str],
+    calibrated: Mapping[str, Any] | None,
+    rows: int | None,
 ) -> Iterator[str]:
     ece = metrics.get("ece", {})
     if ece.get("max") is None or ece["max"] <= ece["null_band"][1] + ROUNDING:
@@ -88,19 +92,25 @@ def _calibration(
     yield (
         f"The posterior is out of its calibration band: MaxECE is {ece['max']:.3f}, a perfect posterior has"
         f" {low:.3f} to {high:.3f} on {ece.get('n', 'as many')} test sets.{what} {advice}".rstrip()
-        + f" {_recalibration(calibrated)}"
+        + f" {_recalibration(ece['max'], calibrated, rows)}"
     )
 
 
-def _recalibration(calibrated: Mapping[str, Any] | None) -> str:
-    """Return what to do about intervals without another training, or what limits those that were moved."""
-    if calibrated is None:
-        return RECALIBRATE
-    count = calibrated["count"]
-    return (
-        f"Draws were recalibrated on {calibrated['rows']}: with these, coverage of a half is off by"
-        f" {0.5 / np.sqrt(count + 2):.3f} (one standard deviation). More rows: train.validation=0.2."
-    )
+def _recalibration(max_ece: float, calibrated: Mapping[str, Any] | None, rows: int | None) -> str:
+    """Return what recalibration can do: with m rows it leaves a MaxECE of up to about 1 / sqrt(m)."""
+    if calibrated is not None:
+        count = calibrated["count"]
+        return (
+            f"Draws were recalibrated on {calibrated['rows']}: with these, coverage of a half is off by"
+            f" {0.5 / np.sqrt(count + 2):.3f} (one standard deviation). More rows: train.validation=0.2."
+        )
+    needed = int(np.ceil(1 / max_ece**2))
+    if rows is None or rows < needed:
+        return (
+            f"Recalibrated draws (evaluate.calibrated=true) would need {needed} validation rows to be"
+            f" better{'' if rows is None else f'; there are {rows}'}: train.validation=..., or a larger budget."
+        )
+    return RECALIBRATE
 
 
 def _ranks(metrics: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:

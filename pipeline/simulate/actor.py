@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ import numpy as np
 
 from cluster.preflight import CodeFingerprint, differences, fingerprint
 from pipeline.errors import PipelineError, UsageError
-from pipeline.simulate.children import PR_SET_PDEATHSIG, Children, prctl
+from pipeline.simulate.children import Children, die_with_parent, ignore_stop_signals
 from pipeline.simulate.note import Notebook
 from pipeline.simulate.process_state import ProcessState
 from pipeline.simulate.spec import SimulationSpec, check_schema, schema_of
@@ -44,6 +43,14 @@ class WorkerSetup:
     driver: CodeFingerprint
     folder: Path
 
+    def load(self) -> SimulationSpec:
+        """Load the simulator; a `PipelineError` where that is impossible here."""
+        try:
+            spec: SimulationSpec = pickle.loads(self.spec)
+        except Exception as error:
+            raise PipelineError(f"a worker cannot load the simulator: {error}") from error
+        return spec
+
 
 @dataclass(frozen=True)
 class Report:
@@ -58,6 +65,7 @@ class Report:
     slowest: tuple[float, int] = (0.0, -1)  # seconds, id
     schema: Schema | None = None  # of the first outputs
     example: Rows | None = None  # a few rows of that schema
+    kept: np.ndarray | None = None  # ids of the durable rows, where they are not the first ones
 
 
 @dataclass
@@ -105,11 +113,8 @@ class SimulationActor:
             PipelineError: this process runs other code than the driver, or cannot load the simulator.
         """
         die_with_parent()
-        _ignore_stop_signals()
-        try:
-            self._spec: SimulationSpec = pickle.loads(setup.spec)
-        except Exception as error:
-            raise PipelineError(f"a worker cannot load the simulator: {error}") from error
+        ignore_stop_signals()
+        self._spec = setup.load()
         simulator = self._spec.simulator
         different = differences(setup.driver, fingerprint(PACKAGES, DISTRIBUTIONS, loaded=True))
         if simulator.source_digest() != setup.source_digest:
@@ -209,7 +214,7 @@ class SimulationActor:
         self, position: int, ids: np.ndarray, schema: Schema | None
     ) -> tuple[Rows, float]:
         """Return the rows of ids that share a key, and the seconds they took."""
-        self._note.running(position)
+        self._note.running(position, self._spec.key(ids[0]))
         started = time.perf_counter()
         try:
             rows = self._spec.run(ids)
@@ -244,19 +249,3 @@ class SimulationActor:
         for group in np.split(numbers, edges):
             yield position, group
             position += len(group)
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when the one that started it dies, even if it is stuck in C code."""
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _ignore_stop_signals() -> None:
-    """Ignore the signals that a batch system sends to every process: the driver decides when to stop.
-
-    A handler that does nothing is, unlike SIG_IGN, not inherited by the programs that a simulator starts. SIGTERM
-    must not become a SystemExit within a simulation, which would look like its failure.
-    """
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, lambda *_: None)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -27,29 +27,35 @@ class Actor(Worker):
 
 
 class ActorPool:
-    """`size` living actors."""
+    """`size` living actors, each with so many cores, bytes of memory and GPUs."""
 
-    def __init__(self, setup: WorkerSetup, size: int, cpus: float, memory: float | None) -> None:
-        self.setup = setup
-        self._actor = ray.remote(SimulationActor)
-        self._options = {
-            "num_cpus": cpus,
-            "memory": memory,
+    def __init__(
+        self, setup: WorkerSetup, size: int, cpus: float, memory: float | None, gpus: float = 0.0
+    ) -> None:
+        self.setup, self.cpus, self.memory, self.gpus = setup, cpus, memory, gpus
+        self._numbers = count()
+        self._shared_setup = ray.put(setup)
+        self.workers: list[Worker] = [self._add(1) for _ in range(size)]
+
+    def _add(self, processes: int) -> Actor:
+        name = f"{next(self._numbers):05d}"
+        worker = Actor(name, self._start(name, processes), processes=processes)
+        worker.send("start", self._shared_setup)
+        return worker
+
+    def _start(self, name: str, processes: int) -> Any:
+        variables = {"env_vars": environment(self.cpus, self.gpus) | marked()}
+        options = self._options(processes) | {"runtime_env": variables}
+        return ray.remote(SimulationActor).options(**options).remote(name)
+
+    def _options(self, processes: int) -> dict[str, Any]:
+        return {
+            "num_cpus": self.cpus * processes,
+            "num_gpus": self.gpus * processes,
+            "memory": self.memory and self.memory * processes,
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        self._variables = environment(cpus)
-        self._numbers = count()
-        self._shared_setup = ray.put(setup)
-        self.workers: list[Worker] = [self._add() for _ in range(size)]
-
-    def _add(self) -> Actor:
-        name = f"{next(self._numbers):05d}"
-        variables = {"env_vars": self._variables | marked()}
-        actor = self._actor.options(**self._options, runtime_env=variables)
-        worker = Actor(name, actor.remote(name))
-        worker.send("start", self._shared_setup)
-        return worker
 
     def note(self, worker: Worker) -> Path:
         return self.setup.folder / f"{worker.name}.note"
@@ -80,7 +86,7 @@ class ActorPool:
                 raise _cause(error) from None
             except RayActorError:
                 ray.kill(worker.handle)  # it may only be unreachable
-                self.workers[self.workers.index(worker)] = self._add()
+                self.workers[self.workers.index(worker)] = self._add(worker.processes)
                 yield CallResult(worker, call, lost=True)
             else:
                 del worker.calls[reference]

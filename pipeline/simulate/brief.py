@@ -26,7 +26,12 @@ def begins_here(config: Any, known: Rows | None, ids: int) -> bool:
     """
     if config.simulate.ray is not None:
         return not config.simulate.ray
-    if _ray_is_there() or config.cluster.backend != "local" or config.simulate.memory:
+    if (
+        _ray_is_there()
+        or config.cluster.backend != "local"
+        or config.simulate.memory
+        or config.simulate.gpus
+    ):
         return False
     workers = config.simulate.workers or max(1, int(usable_cpus() / config.simulate.cpus))
     return known is None or float(known.seconds.mean()) * ids / workers < BRIEF

@@ -13,9 +13,10 @@ from pipeline.simulate.note import NOTHING
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-def environment(cpus: float) -> dict[str, str]:
-    """Return the environment variables of a worker with so many cores and no GPU."""
-    return dict.fromkeys(THREADS, str(max(1, int(cpus)))) | {"CUDA_VISIBLE_DEVICES": ""}
+def environment(cpus: float, gpus: float = 0.0) -> dict[str, str]:
+    """Return the environment variables of a worker with so many cores; one with GPUs gets theirs from Ray."""
+    threads = dict.fromkeys(THREADS, str(max(1, int(cpus))))
+    return threads if gpus else threads | {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @dataclass(eq=False)
@@ -37,6 +38,7 @@ class Worker:
     started: bool = False
     opened: bool = False
     holding: int = NOTHING  # the block of which it holds rows back until the outputs are known
+    processes: int = 1  # that simulate at a time
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """Send a call and return its key in `calls`."""

@@ -48,6 +48,22 @@ def prctl(option: int, value: int) -> None:
         libc.prctl(option, value, 0, 0, 0)
 
 
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when the one that started it dies, even if it is stuck in C code."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def ignore_stop_signals() -> None:
+    """Ignore the signals that a batch system sends to every process: the driver decides when to stop.
+
+    A handler that does nothing is, unlike SIG_IGN, not inherited by the programs that a simulator starts. SIGTERM
+    must not become a SystemExit within a simulation, which would look like its failure.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class Children:
     """The processes below this one; made before the first simulation, in a process that is marked."""
 

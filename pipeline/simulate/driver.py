@@ -77,6 +77,7 @@ class Driver:
         self._next_block = 0
         self._created = time.monotonic()
         self._straggler = ""
+        self._ahead = 0  # rows that are durable and not reported yet, as far as known
 
     @property
     def rows(self) -> int:
@@ -97,7 +98,7 @@ class Driver:
         """
         checked = logged = time.monotonic()
         start, usage = progress.done, Usage()
-        while not self.stop.requested and (self.work.more() or self.blocks):
+        while not self.stop.requested and self._unfinished():
             self._receive()
             self._hand_out()
             now = time.monotonic()
@@ -107,11 +108,18 @@ class Driver:
             if now - logged > LOG_EVERY:
                 logged = now
                 bad = self.rows - int(self.outcomes[Outcome.OK])
-                counts = {"done": start + self.rows, "failed": bad, "rate": progress.rate}
+                counts = {
+                    "done": start + self.rows + self._ahead,
+                    "failed": bad,
+                    "rate": progress.rate,
+                }
                 record({**counts, "usage": usage()})
-            progress.update(start + self.rows, self._info())
+            progress.update(start + self.rows + self._ahead, self._info())
         self._receive_last()
         progress.update(start + self.rows, self._info())
+
+    def _unfinished(self) -> bool:
+        return self.work.more() or bool(self.blocks)
 
     # --- handing out -------------------------------------------------------------------------
 
@@ -119,6 +127,7 @@ class Driver:
         """Send every worker that is ready as many blocks as it should have."""
         if self._probing:
             self._end_probing()
+        processes = sum(worker.processes for worker in self.pool.workers)
         for worker in self.pool.workers:
             if not worker.started:
                 continue
@@ -129,11 +138,20 @@ class Driver:
                 if worker.calls:  # only its answer says which rows it holds, and of what schema
                     continue
                 self._open(worker)
-            depth = self.work.depth() if self._schema else 1
-            while len(worker.blocks) < depth and self.work.more():
-                size = self.work.size(len(self.pool.workers), self.session.rows_per_shard)
+            while self._wants(worker) and self.work.more():
+                size = self.work.size(processes, self.session.rows_per_shard, worker.processes)
                 block = self._take_block(size)
-                worker.send("run", block, _compact(self.blocks[block]), block=block)
+                worker.send("run", block, compact(self.blocks[block]), block=block)
+
+    def _wants(self, worker: Worker) -> bool:
+        """Whether a worker should have another block: each of its processes needs a simulation."""
+        blocks = worker.blocks
+        if len(blocks) < (self.work.depth() if self._schema else 1):
+            return True
+        if worker.processes == 1 or self._schema is None:
+            return False
+        held = sum(len(self.blocks[block]) for block in blocks)
+        return held < worker.processes * self.spec.key_size
 
     def _take_block(self, keys: int) -> int:
         ids = self.work.take(keys)
@@ -146,8 +164,9 @@ class Driver:
         """Give a worker its first simulations, whose rows it holds back until the outputs are known."""
         if worker.holding != NOTHING or not len(self.work):
             return
-        block = worker.holding = self._take_block(1 if self.blocks else PROBES)
-        worker.send("probe", block, _compact(self.blocks[block]), PROBE_SECONDS, block=block)
+        keys = max(worker.processes, 1 if self.blocks else PROBES)
+        block = worker.holding = self._take_block(keys)
+        worker.send("probe", block, compact(self.blocks[block]), PROBE_SECONDS, block=block)
 
     def _end_probing(self) -> None:
         """Make the store when the first outputs agree, or when no worker's first simulation has any.
@@ -193,27 +212,31 @@ class Driver:
         worker, block, report = answer.worker, answer.call.block, answer.result
         if answer.lost:
             self._worker_lost(worker)
-        elif answer.call.method in ("probe", "run"):
-            self._any_outcome = True
-            self.work.learn(report.keys, report.seconds)
+        elif answer.call.method in ("probe", "run", "open") and block != NOTHING:
+            if answer.call.method != "open":
+                self._any_outcome = True
+                self.work.learn(report.keys, report.seconds)
             self._complete(block, report)
             worker.holding = block if report.held else NOTHING
             self._learn_schema(report.schema, report.example)
-        elif answer.call.method == "open" and block != NOTHING:
-            worker.holding = NOTHING
-            self._complete(block, report)
 
     def _complete(self, block: int, report: Report) -> None:
         """Count the rows kept, leave those held back in the block, and give back the rest."""
         ids = self.blocks.pop(block)
+        if report.kept is not None:
+            ids = np.concatenate([report.kept, ids[~np.isin(ids, report.kept)]])
         kept, held = report.rows, report.rows + report.held
         if report.held:
             self.blocks[block] = ids[kept:held]
         self.work.give_back(ids[held:])
-        self.work.keep(ids[:kept])
-        self.outcomes += np.array(report.outcomes)
-        self.busy += report.busy
+        self._settle(ids[:kept], np.array(report.outcomes), report.busy)
         self._failed_starts = 0
+
+    def _settle(self, ids: np.ndarray, outcomes: np.ndarray, busy: float = 0.0) -> None:
+        """Count rows that are durable."""
+        self.work.keep(ids)
+        self.outcomes += outcomes
+        self.busy += busy
 
     def _learn_schema(self, schema: Schema | None, example: Rows | None) -> None:
         """Learn the outputs' names, shapes and dtypes from the first rows that have any, before they are kept."""
@@ -248,10 +271,13 @@ class Driver:
                 ids = self._attribute_failure(worker, note, ids)
             else:
                 kept = 0
-            self.outcomes[Outcome.OK] += kept  # their true outcomes are in the store
             self._failed_starts = 0 if kept else self._failed_starts
-            self.work.keep(ids[:kept])
+            # their true outcomes are in the store
+            self._settle(ids[:kept], counted(Outcome.OK, kept))
             self.work.give_back(ids[kept:])
+        self._check_starts()
+
+    def _check_starts(self) -> None:
         if self._failed_starts > FAILED_STARTS:
             raise PipelineError(
                 f"{FAILED_STARTS} workers in a row died before they finished one simulation: out of memory? "
@@ -262,23 +288,24 @@ class Driver:
         """Return the block's ids without those that get a row here, because they ended the worker."""
         if note.position == NOTHING:
             return ids
-        keys = ids // self.spec.key_size
-        culprit = int(keys[note.position])
-        death, dump = read_death(self.pool.note(worker))
-        self._deaths[culprit, death] += 1
-        times = self._deaths[culprit, death]
+        return self._blame(note, *read_death(self.pool.note(worker)), ids)
+
+    def _blame(self, note: Note, death: Death, dump: str, ids: np.ndarray) -> np.ndarray:
+        """Count a death for the simulation in flight; return the ids without those that get a row for it."""
+        self._deaths[note.key, death] += 1
+        times = self._deaths[note.key, death]
         outcome = death.outcome(times)
-        if outcome is None:
+        here = ids // self.spec.key_size == note.key
+        if outcome is None or not here.any():
             return ids
-        affected = ids[keys == culprit]
+        affected = ids[here]
         theta, message = self.spec.theta(affected), self._message(death, dump, times)
         trace, seconds = simulator_part(dump), max(0.0, time.time() - note.began)
         self.session.record(self.spec.failed(affected, theta, outcome, message, trace, seconds))
-        self.outcomes[outcome] += len(affected)
+        self._settle(affected, counted(outcome, len(affected)))
         self._any_outcome = True
         self._failed_starts = 0
-        self.work.keep(affected)
-        return ids[keys != culprit]
+        return ids[~here]
 
     def _message(self, death: Death, dump: str, times: int) -> str:
         """Return the reason in the row of a simulation that ended its process."""
@@ -311,9 +338,11 @@ class Driver:
         bad = self.rows - int(self.outcomes[Outcome.OK])
         if bad:
             parts.append(f"{bad} not ok")
-        absent = sum(not worker.started for worker in self.pool.workers)
+        workers = self.pool.workers
+        absent = sum(worker.processes for worker in workers if not worker.started)
         if absent:
-            parts.append(f"{absent} of {len(self.pool.workers)} workers starting")
+            there = sum(worker.processes for worker in workers)
+            parts.append(f"{absent} of {there} workers starting")
         return ", ".join([*parts, *([self._straggler] if self._straggler else [])])
 
     def _find_straggler(self) -> str:
@@ -331,7 +360,12 @@ class Driver:
         return f"{where} {duration(longest)}"
 
 
-def _compact(ids: np.ndarray) -> range | np.ndarray:
+def counted(outcome: Outcome, number: int) -> np.ndarray:
+    """Return counts by outcome."""
+    return number * np.eye(len(Outcome), dtype=int)[outcome]
+
+
+def compact(ids: np.ndarray) -> range | np.ndarray:
     """Return consecutive ids as a range, which is sent in a few bytes."""
     first, last = int(ids[0]), int(ids[-1])
     return range(first, last + 1) if last - first + 1 == len(ids) else ids

@@ -1,11 +1,11 @@
 """Forecast of a simulation stage with thousands of workers: its schedule, event by event, without any simulation.
 
-There is a model of each of the two ways to simulate. With Ray one driver hands out blocks in rounds; a round
-with m answers from W workers takes
+There is a model of each of the two ways to simulate. With Ray one driver hands out blocks to agents in rounds; a
+round with m answers from A agents takes
 
-    W * worker + m * message        seconds of the driver,
+    A * agent + m * message        seconds of the driver,
 
-and every `CHECK_EVERY` seconds it reads W notes and publishes the shards that are full. Without an answer there
+and every `CHECK_EVERY` seconds it reads A notes and publishes the shards that are full. Without an answer there
 is a round every `POLL` seconds, and Ray's own threads take a share `idle` of a core. With leases there is no
 driver: each process pays for its leases, all share the metadata server of the file system, and one process
 finishes the budget.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 from pipeline.simulate.driver import CHECK_EVERY, POLL
 from pipeline.simulate.leases.lease import BEATS
 from pipeline.simulate.leases.shared_writer import WHOLE
-from pipeline.simulate.work import block_keys, queue_depth
+from pipeline.simulate.work import AGENT_TARGET, block_keys
 
 EVENTS = 200_000  # blocks that are followed; of a longer run a part
 BUSY = 0.7  # share of its time from which on a driver or a server is called a bottleneck
@@ -36,14 +36,14 @@ class Rates:
     """Costs of the operations of a stage, in seconds unless said otherwise.
 
     They were measured on two cores with a local disk by `python -m benchmarks.schedule`, and `message` on the
-    idle machine by `python -m benchmarks.scaling`; `operations` and `worker_memory` are assumptions. Replace
+    idle machine by `python -m benchmarks.scaling`; `operations` and `agent_memory` are assumptions. Replace
     them by your own measurements.
     """
 
     idle: float = 8e-3  # driver: share of a core for Ray's threads and the checks of Ray
-    worker: float = 1.8e-5  # driver: one poll for answers, for each worker
+    agent: float = 1.8e-5  # driver: one poll for answers, for each agent
     message: float = 7e-4  # a block handed out, waited for and counted
-    note: float = 1.3e-5  # a worker's note read
+    note: float = 1.3e-5  # an agent's note read
     publish: float = 4.1e-3  # a shard checked, renamed and flushed
     lease: float = 5.1e-5  # taken and done, on a local disk
     entry: float = 6.8e-7  # of a folder, listed
@@ -51,12 +51,15 @@ class Rates:
     session: float = 9.8e-4  # adopted by the process that finishes
     fold: float = 3.7e8  # bytes a second read from spools and written into shards
     row_memory: float = 17.0  # bytes of the driver's index
-    worker_memory: float = 2e4  # bytes of the driver's bookkeeping
+    agent_memory: float = 2e4  # bytes of the driver's bookkeeping
 
 
 @dataclass(frozen=True)
 class Workload:
-    """`count` simulations of `seconds` each, with a coefficient of variation, and `row_bytes` of output."""
+    """`count` simulations of `seconds` each, with a coefficient of variation, and `row_bytes` of output.
+
+    An agent has at most `per_agent` workers.
+    """
 
     count: int
     seconds: float
@@ -64,6 +67,7 @@ class Workload:
     shard_bytes: float = 32 * 2**20
     shard_files: int = 15  # with one output
     variation: float = 0.2
+    per_agent: int = 32
     leases: int = 2048
     term: float = 120.0
 
@@ -100,18 +104,22 @@ def forecast(work: Workload, workers: int, rates: Rates | None = None) -> dict[s
 
 
 class _Blocks:
-    """Blocks of work as `pipeline.simulate.work` cuts them, with the seconds that each takes."""
+    """Blocks of work as `pipeline.simulate.work` cuts them, with the seconds that each takes a process."""
 
-    def __init__(self, work: Workload, workers: int) -> None:
+    def __init__(self, work: Workload, workers: int, agents: int) -> None:
         self.work, self.workers = work, workers
         self._most = work.shard_bytes / work.row_bytes
-        largest = block_keys(work.count, work.seconds, 1, self._most)
-        self.scale = max(1.0, work.count / largest / max(EVENTS, 20 * workers))
+        largest = self._size(work.count, math.ceil(workers / agents))
+        self.scale = max(1.0, work.count / largest / max(EVENTS, 20 * agents))
         self.left = round(work.count / self.scale)  # a part represents the whole of a long run
         self._random = np.random.default_rng(0)
 
-    def next(self) -> tuple[int, float]:
-        size = min(block_keys(self.left, self.work.seconds, self.workers, self._most), self.left)
+    def _size(self, pending: int, processes: int) -> int:
+        most = self._most * processes
+        return block_keys(pending, self.work.seconds, self.workers, most, processes, AGENT_TARGET)
+
+    def next(self, processes: int) -> tuple[int, float]:
+        size = min(self._size(self.left, processes), self.left)
         self.left -= size
         return size, _seconds(self.work, size, self._random)
 
@@ -123,28 +131,25 @@ def _seconds(work: Workload, size: int, random: np.random.Generator) -> float:
 
 
 class _DriverModel:
-    """One driver that hands out blocks to all workers, as `pipeline.simulate.driver` does."""
+    """One driver that hands out blocks to all agents, as `pipeline.simulate.agent_driver` does."""
 
     def __init__(self, work: Workload, workers: int, rates: Rates) -> None:
-        self.work, self.workers, self.rates = work, workers, rates
-        self.blocks = _Blocks(work, workers)
-        self.queues: list[deque[float]] = [deque() for _ in range(workers)]
-        self.running: list[tuple[float, int]] = []  # end of a block, its worker
-        self.idle = [True] * workers
+        agents = math.ceil(workers / work.per_agent)
+        self.work, self.rates = work, rates
+        self.blocks = _Blocks(work, workers, agents)
+        self.processes = np.diff(np.linspace(0, workers, agents + 1).astype(int)).tolist()
+        self.held: list[list[int]] = [[] for _ in range(agents)]  # simulations of its blocks
+        self.free = [0.0] * agents  # when its processes have done what they have
+        self.running: list[tuple[float, int, int]] = []  # end of a block, its agent, its size
         self.now = self.driver = 0.0  # time, and seconds of it that the driver worked
         self.checked = self.written = self.published = 0.0
         self.messages = 0
 
     def run(self) -> None:
         """Follow all blocks to their end."""
-        for _ in range(queue_depth(self.work.seconds)):
-            for worker in range(self.workers):
-                if self.blocks.left:
-                    self.now += self.rates.message
-                    self._give(worker, self.now)
-        self.driver = self.now
-        rates = self.rates
-        polls = self.workers * (rates.worker / POLL + rates.note / CHECK_EVERY)
+        agents, rates = range(len(self.processes)), self.rates
+        self.now = self.driver = self._give(agents)
+        polls = len(agents) * (rates.agent / POLL + rates.note / CHECK_EVERY)
         waiting = min(1.0, rates.idle + polls)
         while self.running:
             self.driver += max(0.0, self.running[0][0] - self.now) * waiting
@@ -153,45 +158,48 @@ class _DriverModel:
             self.driver += spent
             self.now += spent
 
-    def _give(self, worker: int, when: float) -> None:
-        size, seconds = self.blocks.next()
+    def _give(self, agents: Iterable[int]) -> float:
+        """Hand out blocks to agents that want one, and return the driver's seconds."""
+        spent = 0.0
+        for agent in agents:
+            held, processes = self.held[agent], self.processes[agent]
+            while self.blocks.left and (len(held) < 2 or sum(held) < processes):
+                spent += self.rates.message
+                self._begin(agent, self.now + spent)
+        return spent
+
+    def _begin(self, agent: int, when: float) -> None:
+        """Begin a block: the agent's processes share it, and are free for what follows when it ends."""
+        size, seconds = self.blocks.next(self.processes[agent])
         self.written += size * self.work.row_bytes
         self.messages += 1
-        if self.idle[worker]:
-            self.idle[worker] = False
-            heapq.heappush(self.running, (when + seconds, worker))
-        else:
-            self.queues[worker].append(seconds)
+        self.held[agent].append(size)
+        self.free[agent] = max(self.free[agent], when) + seconds / self.processes[agent]
+        end = max(self.free[agent], when + seconds / size)
+        heapq.heappush(self.running, (end, agent, size))
 
     def _round(self) -> float:
         """Receive all answers that are there, hand out new blocks, and return the driver's seconds."""
         answers = []
         while self.running and self.running[0][0] <= self.now:
-            ended, worker = heapq.heappop(self.running)
-            answers.append(worker)
-            if self.queues[worker]:
-                heapq.heappush(self.running, (ended + self.queues[worker].popleft(), worker))
-            else:
-                self.idle[worker] = True
-        spent = self.workers * self.rates.worker
+            _, agent, size = heapq.heappop(self.running)
+            self.held[agent].remove(size)
+            answers.append(agent)
+        spent = len(self.processes) * self.rates.agent
         if self.now - self.checked > CHECK_EVERY:
             spent += self._check()
-        for worker in answers:
-            spent += self.rates.message
-            if self.blocks.left:
-                self._give(worker, self.now + spent)
-        return spent
+        return spent + self._give(answers)
 
     def _check(self) -> float:
         """Read the notes, publish full shards, and return the driver's seconds."""
         self.checked = self.now
         full = (self.written - self.published) // self.work.shard_bytes
         self.published += full * self.work.shard_bytes
-        return self.workers * self.rates.note + full * self.rates.publish
+        return len(self.processes) * self.rates.note + full * self.rates.publish
 
 
 def ray(work: Workload, workers: int, rates: Rates) -> Forecast:
-    """Return the forecast of one driver and its workers."""
+    """Return the forecast of one driver, its agents and their workers."""
     model = _DriverModel(work, workers, rates)
     model.run()
     shards = math.ceil(work.count * work.row_bytes / work.shard_bytes)
@@ -205,7 +213,7 @@ def ray(work: Workload, workers: int, rates: Rates) -> Forecast:
         messages=model.messages / model.now,
         shards=shards,
         entries=max(shards, 2 * workers),  # spools of a session; notes with their dumps
-        memory=work.count * rates.row_memory + workers * rates.worker_memory,
+        memory=work.count * rates.row_memory + len(model.processes) * rates.agent_memory,
     )
 
 

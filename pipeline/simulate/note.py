@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FORMAT = struct.Struct(
-    "<qqqd"
-)  # block, rows of it that are kept, position in flight, time it began
+    "<qqqqd"
+)  # block, rows of it that are kept, position in flight, its key, time it began
 FAR = 10.0  # seconds; keeping rows takes less
-NOTHING = -1  # no block, or no simulation in flight
+NOTHING = -1  # no block, no simulation in flight, or no key
 REARM = 0.05  # seconds; setting the alarm costs 50 us, a simulation may cost less
 
 
@@ -45,12 +45,12 @@ class Notebook:
         self._block, self._kept = block, 0
         self._write(NOTHING)
 
-    def running(self, position: int) -> None:
+    def running(self, position: int, key: int = NOTHING) -> None:
         """Note that the simulation at this position of the block begins; it has `limit` seconds from now.
 
         The alarm is set anew only every 50 ms: it comes at most that much late, and never early.
         """
-        self._write(position)
+        self._write(position, key)
         if self.limit is None:
             return
         now = time.monotonic()
@@ -79,18 +79,28 @@ class Notebook:
         self._kept = rows
         self._write(NOTHING)
 
-    def _write(self, position: int) -> None:
-        os.pwrite(self._note, FORMAT.pack(self._block, self._kept, position, time.time()), 0)
+    def _write(self, position: int, key: int = NOTHING) -> None:
+        write_note(self._note, Note(self._block, self._kept, position, key, time.time()))
 
 
 @dataclass(frozen=True)
 class Note:
-    """The last note of a worker: `position` of `block` in flight since `began`, `kept` rows of the block."""
+    """The last note of a worker: `position` of `block` in flight since `began`, `kept` rows of the block.
+
+    `key` is that of the simulation in flight.
+    """
 
     block: int = NOTHING
     kept: int = 0
     position: int = NOTHING
+    key: int = NOTHING
     began: float = 0.0
+
+
+def write_note(handle: int, note: Note) -> None:
+    """Replace the note in an open file."""
+    fields = note.block, note.kept, note.position, note.key, note.began
+    os.pwrite(handle, FORMAT.pack(*fields), 0)
 
 
 def read_note(path: Path) -> Note:

@@ -5,22 +5,20 @@ A worker runs a `SimulationActor` behind a pipe: `python -m pipeline.simulate.pr
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.simulate.actor import SimulationActor, WorkerSetup
-from pipeline.simulate.calls import CallResult, Worker, environment
-from pipeline.simulate.children import marked
+from pipeline.simulate.calls import CallResult, Worker
+from pipeline.simulate.spawn import POOL, spawn
 
 LEAVE = 20.0  # seconds that workers have to close their spools
 
@@ -45,14 +43,35 @@ class Process(Worker):
 
 
 class ProcessPool:
-    """`size` living worker processes."""
+    """`size` living worker processes, and after the first death one more that takes the next dead one's place.
 
-    module = "pipeline.simulate.process_pool"  # the module that a worker runs
+    Arguments:
+        setup: for each worker.
+        size: number of workers.
+        cpus: cores of each.
+        prefix: of the workers' names.
+        bell: wakes `collect` when it has something to receive.
+        path: where workers import from, see `spawn`.
+        spawned: the first processes, which run already.
+    """
 
-    def __init__(self, setup: WorkerSetup, size: int, cpus: float) -> None:
-        self.setup = setup
-        self._variables = os.environ | environment(cpus)
+    module = POOL
+    spares = True  # whether a process waits for the next death
+
+    def __init__(
+        self,
+        setup: WorkerSetup,
+        size: int,
+        cpus: float,
+        prefix: str = "",
+        bell: Connection | None = None,
+        path: str | None = None,
+        spawned: Sequence[tuple[Connection, Any]] = (),
+    ) -> None:
+        self.setup, self.cpus, self._prefix, self._bell = setup, cpus, prefix, bell
+        self._path, self._spawned = path, list(spawned)
         self._numbers = count()
+        self._spare: Process | None = None
         self.workers: list[Worker] = []
         try:
             for _ in range(size):
@@ -62,20 +81,12 @@ class ProcessPool:
             raise
 
     def _add(self) -> Process:
-        name = f"{next(self._numbers):05d}"
-        ours, theirs = Pipe()
-        with theirs:
-            child = self._start(theirs, name)
-        worker = Process(name, ours, child=child)
+        name = f"{self._prefix}{next(self._numbers):05d}"
+        started = self._spawned.pop(0) if self._spawned else None
+        handle, child = started or spawn(self.module, name, self.cpus, self._path)
+        worker = Process(name, handle, child=child)
         worker.send("start", self.setup)
         return worker
-
-    def _start(self, connection: Connection, name: str) -> Any:
-        return subprocess.Popen(
-            [sys.executable, "-m", self.module, str(connection.fileno()), name],
-            env=self._variables | marked(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            pass_fds=[connection.fileno()],
-        )  # fmt: skip
 
     def note(self, worker: Worker) -> Path:
         return self.setup.folder / f"{worker.name}.note"
@@ -88,10 +99,14 @@ class ProcessPool:
         Raises:
             PipelineError: a call raised it.
         """
-        owners = {worker.handle: worker for worker in self.workers if worker.calls}
-        if not owners:
+        owners = {worker.handle: worker for worker in self._living() if worker.calls}
+        bell = [self._bell] if self._bell else []
+        if not owners and not bell:
             time.sleep(timeout)
-        for handle in wait(list(owners), timeout) if owners else ():
+        for handle in wait([*owners, *bell], timeout) if owners or bell else ():
+            if handle is self._bell:
+                self._bell.recv_bytes()
+                continue
             worker = owners[handle]
             try:
                 number, result, error = worker.handle.recv()
@@ -104,10 +119,16 @@ class ProcessPool:
             worker.started = True
             yield CallResult(worker, call, result)
 
+    def _living(self) -> list[Worker]:
+        return [*self.workers, *([self._spare] if self._spare else [])]
+
     def _replace(self, worker: Worker) -> CallResult:
         assert isinstance(worker, Process)
         worker.end()
-        self.workers[self.workers.index(worker)] = self._add()
+        spare, self._spare = self._spare, None
+        if spare is not worker:
+            self.workers[self.workers.index(worker)] = spare or self._add()
+            self._spare = self._add() if self.spares else None
         return CallResult(worker, next(iter(worker.calls.values())), lost=True)
 
     def dismiss(self, patience: float = LEAVE) -> None:
@@ -118,10 +139,10 @@ class ProcessPool:
             worker.ask("close")
         for worker in closing if patience else ():
             _drain(worker.handle, deadline)
-        for worker in self.workers:
+        for worker in self._living():
             assert isinstance(worker, Process)
             worker.end()
-        self.workers = []
+        self.workers, self._spare = [], None
 
 
 def _drain(handle: Connection, deadline: float) -> None:

@@ -24,13 +24,13 @@ def generators(seed: int, stream: int, key: int) -> tuple[np.random.Generator, n
 
         rng_k = PCG64(SeedSequence(seed, spawn_key=(stream, key, k))),  k = 0 (prior), 1 (noise)
     """
-    prior, noise = (
-        np.random.Generator(
-            np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(stream, key, k)))
-        )
-        for k in (PRIOR, NOISE)
-    )
-    return prior, noise
+    return generator(seed, stream, key, PRIOR), generator(seed, stream, key, NOISE)
+
+
+def generator(seed: int, stream: int, key: int, draw: int) -> np.random.Generator:
+    """Return one of `generators`: that of the prior draw, `PRIOR`, or of the noise, `NOISE`."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(stream, key, draw))
+    return np.random.Generator(np.random.PCG64(sequence))
 
 
 def points(seed: int, stream: int, size: int, first: int, count: int) -> np.ndarray:

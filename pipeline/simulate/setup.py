@@ -117,14 +117,16 @@ def worker_count(settings: Any, available: RayCluster, keys: int) -> int:
         UsageError: fewer fit than were asked for, or `simulate.memory` is no size.
     """
     memory = worker_memory(settings)
-    capacity = available.capacity(settings.cpus, memory)
+    capacity = available.capacity(settings.cpus, memory, settings.gpus)
     asked = settings.workers or max(1, capacity)
     if asked > capacity:
         each = f"simulate.cpus={settings.cpus:g}"
         each += f" and simulate.memory={settings.memory}" if memory else ""
+        each += f" and simulate.gpus={settings.gpus:g}" if settings.gpus else ""
+        gpus = f", {available.gpus:g} GPUs" if settings.gpus else ""
         raise UsageError(
             f"simulate.workers={asked} with {each} each do not fit: the cluster has "
-            f"{available.cpus:g} cores and {available.memory / 1e9:.1f} GB on "
+            f"{available.cpus:g} cores and {available.memory / 1e9:.1f} GB{gpus} on "
             f"{available.nodes} node(s), room for {capacity}"
         )
     return min(asked, keys)

@@ -23,7 +23,7 @@ import numpy as np
 
 from pipeline.errors import UsageError
 from pipeline.simulate.process_state import ensure_recursion
-from pipeline.simulate.seed import generators, points
+from pipeline.simulate.seed import NOISE, PRIOR, generator, points
 from pipeline.store import Failure, Outcome, Rows, Schema
 from simulators import DataPrior
 from simulators.data_prior import ROW
@@ -73,7 +73,7 @@ class SimulationSpec:
             size, first = len(prior.names), key * self.key_size
             theta = prior.quantile(points(self.seed, self.stream, size, first, self.key_size))
         else:
-            prior_rng, _ = generators(self.seed, self.stream, key)
+            prior_rng = generator(self.seed, self.stream, key, PRIOR)
             theta = prior.sample(prior_rng, self.key_size)
         return np.asarray(theta)
 
@@ -90,7 +90,7 @@ class SimulationSpec:
             UsageError: outputs of a kind that cannot be kept.
         """
         with np.errstate(all="warn", under="ignore"):  # an earlier simulation may have changed them
-            _, noise_rng = generators(self.seed, self.stream, self.key(ids[0]))
+            noise_rng = generator(self.seed, self.stream, self.key(ids[0]), NOISE)
             theta = self._parameters(self.key(ids[0]))
         started = time.perf_counter()
         try:

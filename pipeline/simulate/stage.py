@@ -1,6 +1,7 @@
 """The simulation stage: one driver brings a store up to its budget with workers that may die.
 
-The workers are child processes of this one for as long as the work takes seconds, else Ray actors.
+The workers are child processes: of this one for as long as the work takes seconds, else of agents, which are
+Ray actors.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pipeline.events import Recorder
 from pipeline.progress import Progress, log
 from pipeline.run import Run
 from pipeline.simulate import sources
+from pipeline.simulate.agent_driver import AgentDriver
 from pipeline.simulate.brief import Brief, begins_here, this_machine
 from pipeline.simulate.driver import Driver
 from pipeline.simulate.process_pool import ProcessPool
@@ -39,9 +41,9 @@ from pipeline.simulate.setup import (
 )
 from pipeline.simulate.store_session import StoreSession
 from pipeline.simulate.target import Target
-from pipeline.simulate.work import Work
+from pipeline.simulate.work import AGENT_TARGET, Work
 from pipeline.stop import Stop
-from pipeline.store import Rows, Store
+from pipeline.store import Outcome, Rows, Store
 from pipeline.store.ranges import Ranges
 
 __all__ = ["SimulateResult", "connected", "simulate", "simulate_target"]
@@ -142,14 +144,14 @@ class _Simulation:
 
     def run(self, wanted: Ranges, retry: str | None) -> SimulationCost:
         """Simulate the wanted ids and commit them: in child processes what takes seconds, else with Ray."""
-        cost = SimulationCost()
+        cost, again = SimulationCost(), retried_outcomes(retry)
         if begins_here(self.config, self.store.example(), len(wanted)):
             cost = self._in_processes(wanted)
             if self.stop.requested or self.config.simulate.ray is False:
                 return cost
-            again = () if cost.simulated else retried_outcomes(retry)
+            again = () if cost.simulated else again
             wanted = self.store.wanted(self.target.budget, again)
-        return cost + self._with_ray(wanted) if len(wanted) else cost
+        return cost + self._with_ray(wanted, again) if len(wanted) else cost
 
     def _in_processes(self, wanted: Ranges) -> SimulationCost:
         """Simulate in child processes, until it is known that the rest takes long."""
@@ -160,30 +162,43 @@ class _Simulation:
         with notes_folder() as notes:
             setup = worker_setup(spec, cloudpickle.dumps(spec), notes)
             pool = ProcessPool(setup, size, settings.cpus)
-            return self._drive(pool, size, work, stop, lambda: True)
+            driver = partial(Driver, spec, self.store, pool, work)
+            return self._drive(driver, pool, size, work, stop, lambda: True)
 
-    def _with_ray(self, wanted: Ranges) -> SimulationCost:
+    def _with_ray(self, wanted: Ranges, again: tuple[Outcome, ...]) -> SimulationCost:
         """Simulate with a connection to Ray for as long as that takes."""
         from pipeline.simulate.actor_pool import ActorPool, pickled  # imports Ray
+        from pipeline.simulate.agent_pool import AgentPool, agent_sizes
 
         spec, settings = self.target.spec, self.config.simulate
         with ExitStack() as own, notes_folder(self.run_.path) as notes:
             ray_cluster = (self.kept or own).enter_context(connected(self.config))
             size = worker_count(settings, ray_cluster, wanted.keys(spec.key_size))
             setup = worker_setup(spec, pickled(spec), notes)
-            pool = ActorPool(setup, size, settings.cpus, worker_memory(settings))
-            work = Work(wanted, spec.key_size)
-            return self._drive(pool, size, work, self.stop, ray_cluster.alive)
+            memory = worker_memory(settings)
+            if settings.gpus:  # Ray hands them out to actors, one by one
+                actors = ActorPool(setup, size, settings.cpus, memory, settings.gpus)
+                work = Work(wanted, spec.key_size)
+                plain = partial(Driver, spec, self.store, actors, work)
+                return self._drive(plain, actors, size, work, self.stop, ray_cluster.alive)
+            sizes = agent_sizes(size, settings.cpus, memory, settings.per_agent)
+            pool = AgentPool(setup, sizes, settings.cpus, memory)
+            work = Work(wanted, spec.key_size, AGENT_TARGET)
+            driver = partial(AgentDriver, again, spec, self.store, pool, work)
+            return self._drive(driver, pool, sum(sizes), work, self.stop, ray_cluster.alive)
 
     def _drive(
-        self, pool: Any, size: int, work: Work, stop: Any, alive: Callable[[], bool]
+        self,
+        make: Callable[..., Driver],
+        pool: Any,
+        size: int,
+        work: Work,
+        stop: Any,
+        alive: Callable[[], bool],
     ) -> SimulationCost:
-        """Run the driver until the work is done or a stop is requested; commit what is finished."""
+        """Run a driver until the work is done or a stop is requested; commit what is finished."""
         presence, budget = self.run_.presence(), self.target.budget
-        driver = Driver(
-            self.target.spec, self.store, pool, work,
-            lambda: presence.there() and alive(), stop, self.check,
-        )  # fmt: skip
+        driver = make(lambda: presence.there() and alive(), stop, self.check)
         try:
             with Progress("simulate", budget, self.target.unit, budget - len(work)) as progress:
                 driver.run(progress, self.record)

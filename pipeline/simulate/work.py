@@ -11,12 +11,21 @@ import numpy as np
 from pipeline.store.ranges import Ranges
 
 TARGET = 1.0  # seconds of work in one message
+AGENT_TARGET = 60.0  # seconds of work of each process in one message to an agent
+PARTS = 8  # blocks that an agent has at most, about, when they are small
 LEAST = 0.05  # seconds; towards the end blocks get smaller, but not so small that messages dominate
 SLOW = 2.0  # seconds; work this long is not queued behind other work
 MEMORY = 8  # reports from which the run time is estimated
 
 
-def block_keys(pending: int, seconds: float, workers: int, most: float) -> int:
+def block_keys(
+    pending: int,
+    seconds: float,
+    workers: int,
+    most: float,
+    processes: int = 1,
+    target: float | None = None,
+) -> int:
     """Return how many keys the next block should have.
 
     Towards the end blocks get smaller, so that all workers finish at about the same time.
@@ -24,12 +33,16 @@ def block_keys(pending: int, seconds: float, workers: int, most: float) -> int:
     Arguments:
         pending: keys that are not handed out yet.
         seconds: run time of one key.
-        workers: number of workers.
+        workers: number of processes that simulate, in all.
         most: keys that one block may have.
+        processes: how many of them share the block.
+        target: seconds of work in a block; `TARGET` if none.
     """
     seconds = max(seconds, 1e-9)
-    fair = max(pending / (2 * workers), LEAST / seconds)
-    return int(max(1, min(TARGET / seconds, fair, most)))
+    parts = 4 if target else 2  # an agent has two long blocks at a time
+    fair = max(pending / (parts * workers), LEAST / seconds)
+    whole = max((target or TARGET) / seconds, 1)
+    return int(max(1, processes // PARTS, min(whole * processes, fair * processes, most)))
 
 
 def queue_depth(seconds: float) -> int:
@@ -43,10 +56,13 @@ class Work:
     Arguments:
         ids: the missing ids (n,), sorted, or as ranges.
         key_size: ids that share a key and are computed together; 1 unless the simulator is batched.
+        target: seconds of work in one block; `TARGET` if none.
     """
 
-    def __init__(self, ids: np.ndarray | Ranges, key_size: int) -> None:
-        self.key_size = key_size
+    def __init__(
+        self, ids: np.ndarray | Ranges, key_size: int, target: float | None = None
+    ) -> None:
+        self.key_size, self.target = key_size, target
         self._rest = ids if isinstance(ids, Ranges) else Ranges.of(ids)
         self._taken = 0  # of the rest
         self._returned: deque[np.ndarray] = deque()  # taken before the rest
@@ -80,13 +96,17 @@ class Work:
 
     def depth(self) -> int:
         """How many blocks a worker should have at a time."""
-        return queue_depth(self.seconds or 0.0)
+        return 2 if self.target else queue_depth(self.seconds or 0.0)
 
-    def size(self, workers: int, most: int) -> int:
-        """How many keys the next block should have, of at most `most` rows; 1 while the run time is not known."""
+    def size(self, workers: int, most: int, processes: int = 1) -> int:
+        """How many keys the next block should have, of at most `most` rows, for so many of all processes.
+
+        While the run time is not known each process gets one.
+        """
         if self.seconds is None:
-            return 1
-        return block_keys(self.keys, self.seconds, workers, most / self.key_size)
+            return processes
+        most_keys = most * processes / self.key_size
+        return block_keys(self.keys, self.seconds, workers, most_keys, processes, self.target)
 
     def take(self, keys: int) -> np.ndarray:
         """Remove and return the ids of the first pending keys, at most `keys` of them."""
@@ -100,6 +120,10 @@ class Work:
         elif cut < len(given):
             self._returned.appendleft(given[cut:])
         return head[:cut]
+
+    def append(self, ids: np.ndarray) -> None:
+        """Put further ids behind those that are pending, in work that began without any."""
+        self._returned.append(ids)
 
     def give_back(self, ids: np.ndarray) -> None:
         """Put ids back, to be taken next."""

@@ -106,6 +106,7 @@ def _case(
         if twice := settings.keys() & given.keys():
             raise UsageError(f"{sorted(twice)[0]!r} is an axis and in cases: give it once")
         settings |= given
+    _check_separate(settings)
     name = case_name(labels)
     values = json.loads(json.dumps(study.base))
     try:
@@ -115,6 +116,16 @@ def _case(
     except UsageError as error:
         raise UsageError(f"case {name}: {error}") from None
     return StudyCase(name, labels, settings, config, Run(folder / CASES / name))
+
+
+def _check_separate(settings: Mapping[str, Any]) -> None:
+    """Refuse a key within another one: which of the two values counts would depend on their order."""
+    for inner in settings:
+        for outer in settings:
+            if inner.startswith(f"{outer}."):
+                raise UsageError(
+                    f"{inner!r} lies within {outer!r}, and both are given: give one of them"
+                )
 
 
 def _check_different(found: list[StudyCase]) -> None:

@@ -145,6 +145,11 @@ def fit(budgets: np.ndarray, means: np.ndarray, errors: np.ndarray, floor: float
 
 
 def learning_curves(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the learning curves of a study's cases as JSON values, see `fitted`."""
+    return [curve.values() for curve in fitted(rows)]
+
+
+def fitted(rows: Iterable[Mapping[str, Any]]) -> list[LearningCurve]:
     """Return the learning curves of a study's cases, as far as there are enough budgets.
 
     Arguments:
@@ -163,13 +168,12 @@ def learning_curves(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             )
             group = groups.setdefault((axes, one["sampling_steps"]), {})
             group.setdefault(row["budget"], []).append(values)
-    curves = [
+    return [
         curve
         for (axes, steps), group in groups.items()
         for metric in FITTED
         if (curve := _curve(metric, dict(axes), steps, group)) is not None
     ]
-    return [curve.values() for curve in curves]
 
 
 def _curve(

@@ -69,10 +69,11 @@ def study(plan: Study, folder: Path, stop: Stop, words: Iterable[str] = ()) -> d
         UsageError: the study cannot be, or is another one than the folder has.
         Stopped: a stop was requested; a repeat continues.
     """
-    with alone(folder):
-        if plan.search:
+    if plan.search:
+        with alone(folder):
             return _search(plan, folder, stop)
-        shared = prepare(plan, folder, words)
+    shared = prepare(plan, folder, words)  # a study that cannot be leaves no folder
+    with alone(folder):
         schema.keep(plan, folder)
         return _work(plan, folder, shared, stop)
 

@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -92,7 +93,7 @@ def _record_end(run: Run, error: BaseException) -> None:
 
 @dataclass
 class Follower:
-    """The process beside a command.
+    """The process beside a command; it is started when the journal grows.
 
     Arguments:
         run: the run directory.
@@ -102,11 +103,22 @@ class Follower:
     run: Run
     config: Config
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _over: threading.Event = field(default_factory=threading.Event, init=False)
 
     def __post_init__(self) -> None:
-        """Start the process; it waits until there is something to write."""
-        if not self.config.track.live:
-            return
+        """Watch the journal in a thread."""
+        before = _length(self.run)
+        self._thread = threading.Thread(target=self._watch, args=(before,), daemon=True)
+        if self.config.track.live:
+            self._thread.start()
+
+    def _watch(self, before: int) -> None:
+        while not self._over.wait(POLL):
+            if _length(self.run) > before:
+                self._start()
+                break
+
+    def _start(self) -> None:
         track = self.config.track
         uri, name = track.uri or self.run.tracking_uri, track.experiment or self.config.name
         command = [sys.executable, "-m", "pipeline", "track", "follow", "-o", str(self.run.path)]
@@ -121,6 +133,12 @@ class Follower:
 
     def end(self, work: bool, patience: float) -> None:
         """Let it write the rest, if there is any, and wait for that so many seconds."""
+        if not self.config.track.live:
+            return
+        self._over.set()
+        self._thread.join()
+        if work and self._process is None:
+            self._start()
         process, self._process = self._process, None
         if process is None:
             return

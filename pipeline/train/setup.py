@@ -314,6 +314,8 @@ def build(
             standardisation=asked.standardisation,
             parameter_shape=prior.shape if prior else None,
             grouping=asked.grouping,
+            kinds=prior.kinds if prior else None,
+            simplexes=prior.simplexes if prior else (),
             **asked.settings,
         )
     except (LookupError, TypeError, ValueError) as error:

@@ -60,13 +60,13 @@ def train(
     results = Results(run, training.key)
     with _alone(training.directory):
         result = _finished(results)
-        _keep_config(results, training.config)
         if result is None:
             _train(training, stop, record)
             result = TrainResult.read(results)
             if result is not None:
                 _record_end(result, record)
         else:
+            _keep_config(results, training.config)
             log(f"train: {training.key} is done ({result.steps} steps)")
             if not _is_latest(run, training.key):
                 record({"event": "start", "training": training.key})
@@ -127,7 +127,8 @@ def _train(training: Training, stop: Stop, record: Callable[[Event], None]) -> N
         def handle(event: Event) -> None:
             if event["event"] in ("train", "pace"):
                 record({**event, "training": training.key})
-            elif event["event"] == "begin":
+            elif event["event"] == "begin":  # its rows could be loaded
+                _keep_config(Results(training.run, training.key), training.config)
                 record({"event": "start", "training": training.key})
                 progress.done = progress.start_done = event["step"]
                 progress.started = time.monotonic()

@@ -51,7 +51,16 @@ def test_a_cell_from_simulation_to_table(
 def test_fewer_sets_and_one_classifier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--tasks", "gaussian_mixture_uniform", "--budgets", "100", "--seeds", "0", "--sets", "2"]
+    words = [
+        "--tasks",
+        "gaussian_mixture_uniform",
+        "--budgets",
+        "100",
+        "--seeds",
+        "0",
+        "--sets",
+        "2",
+    ]
     words += ["--passes", "0", "--draws", "60", "--classifiers", "paper", "--set", *SMALL]
     words += ["--out", str(tmp_path / "f.jsonl")]
     monkeypatch.setattr(sys, "argv", ["frontier", *words])

@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 import estimators
-from benchmarks.paper import NAME, report
+import simulators
+from benchmarks.paper import NAME, figures, page, records, report
+from benchmarks.paper import steps as sampling
 from benchmarks.paper.cmpe_paper import CMPEPaper
 from benchmarks.paper.protocol import PROTOCOLS
 from estimators import testing
-from pipeline.files import write_document
 from pipeline.plan.requirements import require
 from pipeline.study import schema
 from pipeline.study.case import cases
+from pipeline.study.forecast import forecast
 
 CPU = torch.device("cpu")
 LAWFUL = {
@@ -374,25 +377,145 @@ def test_the_studies_of_the_paper_are_studies(path: Path, tmp_path: Path) -> Non
         require(config, stages=True)
 
 
-def test_a_cell_has_the_figure_of_the_paper_and_ours(tmp_path: Path) -> None:
-    def row(case: str, steps: int | None, mean: float, sem: float | None) -> dict[str, Any]:
-        metrics = {"c2st_paper.mean": {"mean": mean, "sem": sem, "n": 2}}
-        return {"axes": {"case": case, "budget": "512"}, "budget": 512,
-                "sampling_steps": steps, "metrics": metrics}  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "method"), [("fashion_denoising", "CMPE_naive"), ("tumor_spheroid", "CMPE")]
+)
+def test_the_cost_of_the_large_experiments_is_forecast(
+    name: str, method: str, tmp_path: Path
+) -> None:
+    study = schema.read(report.STUDIES / f"{name}.yaml")
+    changes = {"cases": {method: study.cases[method]}, "axes": {"seed": [0]}}
+    study = study.model_copy(update=changes)
+    (case,) = cases(study, tmp_path)
+    found = forecast(study, tmp_path)
+    assert found["trainings"] == 1
+    assert found["simulations"] == case.config.budget + case.config.test
+    assert found["training_core_hours"] > 0.1
+    assert not list(tmp_path.iterdir())
 
+
+def row(
+    method: str, steps: int | None, seed: int, c2st: float, plan: str = "full"
+) -> dict[str, Any]:
+    return {
+        "plan": plan, "method": method, "sampling_steps": steps, "budget": 512, "seed": seed, "c2st": c2st,
+        "training_seconds": 30.0, "settings": f"{plan}{method}{seed}",
+    }  # fmt: skip
+
+
+def test_a_cell_has_the_figure_of_the_paper_and_ours() -> None:
     published = {
         "title": "T",
         "note": "N.",
         "budgets": [512, 1024],
-        "c2st": {"CMPE 10": [0.6, 0.5]},
+        "c2st": {"CMPE 10": [0.6, 0.5], "ACF": [0.7, 0.6]},
     }
-    cases = [{"state": "complete", "seed": k, "seconds": 30.0} for k in (0, 1)]
-    table = [row("CMPE", 10, 0.61, 0.004), row("our_own", None, 0.55, None)]
-    write_document(tmp_path / "study.json", {"cases": cases, "table": table})
-    text = report.section(published, tmp_path, Path("studies/t.yaml"))
-    assert "| CMPE 10 | 0.600 / 0.610 ± 0.004 | 0.500 / – |" in text
-    assert "| our own | – / 0.550 |" in text
-    assert "Seeds 0, 1; 2 trainings, 1m00s in all." in text
-    assert "Not run here yet." in report.section(
-        published, tmp_path / "none", Path("studies/t.yaml")
-    )
+    rows = [row("CMPE", 10, 0, 0.61), row("CMPE", 10, 1, 0.618), row("our_own", None, 0, 0.55)]
+    rows += [row("CMPE", 10, 0, 0.9, "short"), row("ACF", None, 0, 0.74, "short")]
+    text = page.section(published, rows)
+    assert "| CMPE 10 | 0.600 / 0.614 ± 0.004 (2) | 0.500 / – |" in text
+    assert "| ACF | 0.700 / 0.740* (1) | 0.600 / – |" in text
+    assert "| our own | – / 0.550 (1) | – / – |" in text
+    told = "1 of 2 cells lie within 0.02 of the paper. Further off: ACF at 512 (+0.040)."
+    assert f"{told} 5 trainings, 2m30s of training." in " ".join(text.split())
+    assert "Not run here yet." in page.section(published, [])
+
+
+def test_steps_stand_beside_those_of_the_paper() -> None:
+    speed = {"steps": [2, 5], "CMPE": {"c2st": [0.656, 0.613], "seconds": [0.0111, 0.0176]}}
+    rows = [
+        {"method": "CMPE", "budget": 512, "tests": 3, "sampling_steps": k, "c2st": 0.65, "seconds_per_1000": 0.02}
+        for k in (2, 100)
+    ]  # fmt: skip
+    text = page.against_steps({"speed": speed}, rows)
+    assert "CMPE at 512, 3 test sets" in text
+    assert "| 2 | 0.656 / 0.650 | 0.011 / 0.020 |" in text
+    assert "| 100 | – / 0.650 | – / 0.020 |" in text
+    assert "| 2 | – / 0.650 | – / 0.020 |" in page.against_steps({}, rows)
+    assert page.against_steps({"speed": speed}, []) == ""
+
+
+def test_the_re_simulation_error_is_its_formula() -> None:
+    """A base that slides by 0.3 moves the end point by as much, and nothing else."""
+    theta = np.array([[0.1, 0.2, -0.3, 0.4], [0.0, 0.5, 0.1, 0.2]])
+    draws = np.repeat(theta[:, None], 5, axis=1) + np.array([0.3, 0, 0, 0])
+    assert records.resimulation_error(theta, theta[:, None]) == pytest.approx(0)
+    assert records.resimulation_error(theta, draws) == pytest.approx(0.3)
+    arm = simulators.load("inverse_kinematics")
+    ends = arm.simulate_block(theta, np.random.default_rng(0))["x"]
+    assert np.allclose(figures.joints(theta)[:, -1], ends)
+
+
+MINIATURE = {
+    "gaussian_mixture": ["ACF"],
+    "two_moons": ["ACF", "NSF", "FMPE", "CMPE"],
+    "inverse_kinematics": ["CMPE"],
+}
+
+
+def miniature(name: str, folder: Path) -> None:
+    """Write the study of an experiment in miniature, with a tenth of its steps, one budget, some methods."""
+    yaml = YAML(typ="safe", pure=True)
+    plan = yaml.load((report.STUDIES / "small" / f"{name}.yaml").read_text())
+    plan["base"] |= {"test": 2}
+    plan["base"]["evaluate"]["draws"] = 100
+    plan["axes"] = {"budget": {512: 530}, "seed": [0]}
+    plan["cases"] = {method: plan["cases"][method] for method in MINIATURE[name]}
+    for case in plan["cases"].values():
+        case["train.epochs"] = max(2, case["train.epochs"] // 10)
+    (folder / "small").mkdir(parents=True, exist_ok=True)
+    with (folder / "small" / f"{name}.yaml").open("w") as file:
+        yaml.dump(plan, file)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_miniature_makes_the_whole_page_and_a_repeat_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "studies", tmp_path / "out"
+    published = YAML(typ="safe", pure=True).load((report.STUDIES / "published.yaml").read_text())
+    for name in published:
+        miniature(name, source)
+    (source / "published.yaml").write_bytes((report.STUDIES / "published.yaml").read_bytes())
+    monkeypatch.setattr(report, "STUDIES", source)
+    monkeypatch.setitem(sampling.SIZES, "small", (2, 100))
+    monkeypatch.setattr(report, "PAGE", tmp_path / "docs.md")
+    arguments = ["report", "--small", "--share", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", arguments)
+    report.main()
+    text = (out / "small/paper.md").read_text()
+    assert not report.PAGE.exists()
+    for one in published.values():
+        assert one["title"] in text
+    assert "Not run here yet." not in text
+    assert text.count("Against the number of sampling steps K") == 2
+    assert "Re-simulation error" in text
+    pictures = {path.name for path in (out / "small/images").iterdir()}
+    assert pictures == set(page.PICTURES)
+    assert all(f"](images/{name})" in text for name in pictures)
+    lines = {path.name: path.read_text() for path in (out / "small/results").iterdir()}
+    assert set(lines) == {f"{name}.jsonl" for name in (*published, "steps")}
+    assert (
+        len(lines["two_moons.jsonl"].splitlines()) == 6
+    )  # ACF, NSF, FMPE and CMPE with two steps each
+    capsys.readouterr()
+    report.main()
+    assert "train:" not in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in (out / "small/results").iterdir()} == lines
+
+
+def test_a_cell_is_asked_for_by_method_budget_and_seed(tmp_path: Path) -> None:
+    part = report.Part("two_moons", "short", tmp_path)
+    cells = report.Cells(["CMPE", "ACF"], ["512", "1024"], ["0", "2"])
+    found = [cases(study, tmp_path) for study in report.missing(part, cells)]
+    known = part.records.settings
+    names = {
+        case.name for case in cases(schema.read(part.source), tmp_path) if case.digest not in known
+    }
+    asked = {
+        f"{method},budget={budget},seed={seed}"
+        for method in ("CMPE", "ACF") for budget in (512, 1024) for seed in (0, 2)
+    }  # fmt: skip
+    assert {case.name for study in found for case in study} == asked & names

@@ -35,13 +35,25 @@ RULE = [
         (28, 28),
         {"x": (28, 28)},
         2000,
-        {"network": "image_unet", "summary": "image", "members": 1, "input_scale": 1.0, "bounds": "clip"},
+        {
+            "network": "image_unet",
+            "summary": "image",
+            "members": 1,
+            "input_scale": 1.0,
+            "bounds": "clip",
+        },
     ),
     (
         (28, 28),
         {"x": (5,)},
         2000,
-        {"network": "unet", "summary": "tabular", "members": 1, "input_scale": 1.0, "bounds": "clip"},
+        {
+            "network": "unet",
+            "summary": "tabular",
+            "members": 1,
+            "input_scale": 1.0,
+            "bounds": "clip",
+        },
     ),
 ]
 

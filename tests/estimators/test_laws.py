@@ -32,6 +32,15 @@ CASES = {
         "fmpe",
         {"width": 16, "network": "adaptive_mlp", "solver": "midpoint"},
     ),
+    "joint": (
+        "joint",
+        {"width": 16, "depth": 1, "heads": 2, "frequencies": 3, "sampling_steps": 5},
+    ),
+    "joint_distilled": (
+        "joint_distilled",
+        {"width": 8, "depth": 1, "heads": 2, "frequencies": 2, "points": 4, "sampling_steps": 3},
+    ),
+    "mixed": ("mixed", {"hidden": [32], "transforms": 2}),
     "nsf": ("nsf", {"hidden": [32], "transforms": 2, "bins": 8}),
     "npse": ("npse", {"width": 16, "depth": 1, "members": 2, "sampling_steps": 5}),
     "npse-centre": ("npse", {"width": 16, "depth": 1, "centre": True, "bounds": "probit"}),

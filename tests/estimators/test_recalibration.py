@@ -100,7 +100,9 @@ def test_it_is_kept_beside_the_weights_it_belongs_to(tmp_path: Path) -> None:
     assert torch.equal(again.sample(x, 3, sampling_steps=2, seed=1, calibrated=True), one)
     assert again.recalibration is not None
     assert (again.recalibration.rows, again.recalibration.count) == ("forty", 40)
-    with pytest.raises(ValueError, match=r"sampling_steps = 10: the posterior is recalibrated for 2, 3"):
+    with pytest.raises(
+        ValueError, match=r"sampling_steps = 10: the posterior is recalibrated for 2, 3"
+    ):
         again.sample(x, 3, calibrated=True)
     estimators.save(tmp_path / "p", testing.trained("cmpe", width=8), {})
     found.save(tmp_path / "p")  # of other weights

@@ -25,6 +25,7 @@ from pipeline.abc import AbcResult, abc_smc, rows, simulator_from_pyabc, standar
 from pipeline.abc.distance import Learned
 from pipeline.abc.distance import euclidean as euclidean_distance
 from pipeline.abc.model import AbcPrior
+from pipeline.abc.smc import check_continuous
 from pipeline.errors import Stopped, TooManyFailed, UsageError
 from pipeline.report.stage import report as write_report
 from pipeline.results import latest_training
@@ -32,7 +33,7 @@ from pipeline.run import Run
 from pipeline.simulate.actor_pool import ActorPool
 from pipeline.stop import Stop
 from pipeline.track.stage import sync
-from simulators import LogUniform, Normal, Uniform, simulator
+from simulators import Dirichlet, Integer, LogUniform, Normal, Uniform, prior_from, simulator
 from simulators.prior import Independent, MultivariateNormal
 from tests.pipeline.conftest import Finished
 
@@ -348,3 +349,11 @@ def test_models_and_priors_of_pyabc_are_simulators() -> None:
     assert first["y"].shape == (3,)
     with pytest.raises(UsageError, match="'gamma'"):
         simulator_from_pyabc("no", pyabc_model, pyabc.Distribution(a=pyabc.RV("gamma", 2)))
+
+
+def test_discrete_parameters_and_shares_are_refused() -> None:
+    check_continuous(prior_from({"a": Normal(0, 1)}))
+    with pytest.raises(UsageError, match="'k' is integer: train the estimator `mixed`"):
+        check_continuous(prior_from({"a": Normal(0, 1), "k": Integer(0, 3)}))
+    with pytest.raises(UsageError, match="p, q add up to one"):
+        check_continuous(Dirichlet(["p", "q"], [1, 1]))

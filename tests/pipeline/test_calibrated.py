@@ -20,7 +20,9 @@ from pipeline.train.stage import train
 X = {"x": np.array([0.3, -0.4])}
 
 
-def test_draws_are_recalibrated_on_validation_rows_when_asked(finished: Any, tmp_path: Path) -> None:
+def test_draws_are_recalibrated_on_validation_rows_when_asked(
+    finished: Any, tmp_path: Path
+) -> None:
     config = finished.configure("train.validation=0.2", "evaluate.metrics=[ece]", "train.steps=100")
     train(config, finished.run, stop=Stop())
     plain = evaluate(config, finished.run, stop=Stop())
@@ -64,8 +66,10 @@ def test_too_few_rows_and_none_are_said(finished: Any, tmp_path: Path) -> None:
 def test_the_report_recommends_it_and_says_what_limits_it() -> None:
     ece = {"max": 0.2, "null_band": [0.0, 0.1], "per_parameter": [0.2], "excess": [-0.2], "n": 50}
     result: dict[str, Any] = {"metrics": {"ece": ece}, "posterior": {"names": ["a"]}}
-    (words,) = verdicts(result)
-    assert "evaluate.calibrated=true" in words
+    (words,) = verdicts(result, {"validation_rows": 25})
+    assert "Or, without another training: evaluate.calibrated=true" in words
+    (words,) = verdicts(result, {"validation_rows": 24})
+    assert "would need 25 validation rows to be better; there are 24" in words
     moved = {"settings": {"calibrated": {"rows": "the 48 validation rows", "count": 48}}}
     (words,) = verdicts(result | moved)
     assert "recalibrated on the 48 validation rows" in words

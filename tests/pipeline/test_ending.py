@@ -102,6 +102,22 @@ def test_an_interrupt_that_others_turn_into_an_error_is_still_a_stop() -> None:
         work()
 
 
+def test_an_interrupt_that_python_would_only_print_is_still_a_stop(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class Removed:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with (
+        stop_on_signals() as stop,
+        pytest.raises(Stopped, match="track stopped by SIGINT"),
+        stop.at_once("track"),
+    ):
+        Removed()
+    assert capfd.readouterr().err == ""
+
+
 def test_output_to_a_full_device_is_an_error_without_a_traceback() -> None:
     code = "from pipeline.ending import ending\nwith ending(): print('x' * 100_000)"
     with open("/dev/full", "w") as full:

@@ -158,7 +158,7 @@ def test_a_continued_training_keeps_the_same_weights(stop, tmp_path):
     assert all(torch.equal(*pair) for pair in pairs)
 
 
-@pytest.mark.parametrize("name", ["cmpe", "cmpe_distilled", "nsf", "npse", "fmpe"])
+@pytest.mark.parametrize("name", ["cmpe", "cmpe_distilled", "nsf", "npse", "fmpe", "joint"])
 def test_a_healthy_training_keeps_what_it_kept_before(name, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     theta = torch.randn(600, 2, generator=generator)

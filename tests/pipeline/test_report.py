@@ -19,8 +19,9 @@ from pipeline.report.stage import report
 from pipeline.results import latest_training
 from pipeline.run import Run
 from pipeline.stop import Stop
-from pipeline.store import Outcome, Rows, Store
+from pipeline.store import DamagedError, Outcome, Rows, Store
 from pipeline.store.shard import write_shard
+from pipeline.train.stage import train
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -102,6 +103,17 @@ def test_trained_but_not_evaluated(finished: Any) -> None:
     assert "not measured yet" in page.text
     assert "C2ST" not in page.text
     assert latest_training(finished.run) in page.text
+
+
+def test_a_training_whose_rows_could_not_be_loaded_is_none(finished: Any) -> None:
+    path = next(finished.run.path.glob("store/train/shards/*/theta/c/0/0"))
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    with pytest.raises(DamagedError):
+        train(finished.configure("train.steps=151"), finished.run, stop=Stop())
+    path.write_bytes(content)
+    assert len(list(finished.run.path.glob("trainings/*"))) == 2
+    assert "not finished" not in Page(report(finished.run).read_text()).text
 
 
 def test_only_simulations(finished: Any) -> None:

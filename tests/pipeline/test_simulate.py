@@ -130,7 +130,7 @@ def models(tmp_path):
 def configure(models: Path, name: str, budget: int, **settings) -> SimpleNamespace:
     """A configuration as the stage reads it."""
     how = {"workers": 2, "cpus": 1.0, "memory": None, "timeout": None, "block": 64}
-    how |= {"accept_source": False, "ray": True}
+    how |= {"accept_source": False, "ray": True, "per_agent": None, "gpus": 0.0}
     how |= {key: settings.pop(key) for key in list(settings) if key in how}
     whole = {
         "seed": 3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -219,12 +220,35 @@ def test_names_follow_from_values_alone() -> None:
         ({"axes": {"budget": {"a": 64, "b": 64}}}, "budget=a and budget=b have equal settings"),
         ({"axes": {"budget": [64]}, "cases": [{"budget": 80}]}, "is an axis and in cases"),
         ({"axes": {"budget": [64]}, "cases": ["fast"]}, "'fast': a mapping of keys"),
+        (
+            {"axes": {"train": [{"steps": 9}], "train.steps": [4]}},
+            "'train.steps' lies within 'train'",
+        ),
+        ({"axes": {"seed": [1.5]}}, "case seed=1.5: .*valid integer"),
+        ({"axes": {"train": [5]}}, "case train=5: .*'train' = 5"),
+        ({"axes": {"name": ["a", "b"]}}, "name=a and name=b have equal settings"),
+        ({"axes": {"train.learning_rate": [1e-3, 0.001]}}, "two values have the name '0.001'"),
         ({"paralel": 2}, "did you mean 'parallel'"),
     ],
 )
 def test_what_cannot_be_a_study_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         cases(small(**changes), Path("x"))
+
+
+def test_a_refused_study_leaves_no_folder_and_the_command_says_why(tmp_path: Path) -> None:
+    source, folder = tmp_path / "study.yaml", tmp_path / "out"
+    refused = (
+        ({"train.stepz": [3]}, [], "did you mean 'steps'"),
+        ({"estimator": ["cpme"]}, ["--share"], "case estimator=cpme: .*did you mean 'cmpe'"),
+    )
+    for axes, extra, words in refused:
+        source.write_text(json.dumps({"base": BASE, "axes": axes}))
+        command = [sys.executable, "-m", "pipeline", "study", str(source), "-o", str(folder)]
+        found = subprocess.run([*command, *extra], capture_output=True, text=True, check=False)
+        assert found.returncode == 2, found.stderr
+        assert re.search(words, found.stderr), found.stderr
+        assert not folder.exists()
 
 
 def test_a_changed_study_is_refused_with_the_difference(done: tuple[Path, Any]) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
+from benchmarks.chaos_simulate import descendants, name_of
 from evaluation.journal import Journal
 from evaluation.tracking import local, publisher
 from evaluation.tracking.local import LocalDatabase
@@ -31,6 +32,7 @@ from pipeline.results import Results, latest_training
 from pipeline.run import Run
 from pipeline.stop import stop_on_signals
 from pipeline.track.history import History
+from pipeline.track.live import POLL, Follower
 from pipeline.track.stage import Tracker, sync
 from pipeline.track.ui import ui
 
@@ -408,6 +410,24 @@ def test_a_server_that_is_gone_costs_one_warning_and_no_work(finished: Any) -> N
     assert f"sbiflow track sync -o {run.path}" in done.stderr
     sync(run, run.tracking_uri, "small")
     assert of(run, "evaluation").info.status == "FINISHED"
+
+
+def test_a_command_that_finds_nothing_to_do_starts_no_process(finished: Any) -> None:
+    run = finished.run
+
+    def followers() -> list[int]:
+        return [p for p in descendants(os.getpid()) if f"follow -o {run.path}" in words(p)]
+
+    def words(pid: int) -> str:
+        return name_of(pid).replace("\0", " ")
+
+    follower = Follower(run, finished.configure("track.live=true"))
+    time.sleep(3 * POLL)
+    assert not followers()
+    stages.begin(finished.config, run, "evaluate")({"event": "start"})
+    waited(followers)
+    follower.end(False, 60.0)
+    assert not followers()
 
 
 def test_a_failure_is_told_with_its_reason(finished: Any) -> None:

@@ -65,6 +65,9 @@ def estimator_of(name: str) -> Estimator:
     given = {
         "ensemble": {"member": "cmpe_distilled", "members": 2, "arguments": SMALL},
         "acf": {"transforms": 2},
+        "joint": SMALL,
+        "joint_distilled": {**SMALL, "points": 4},
+        "mixed": {"transforms": 2},
         "nsf": {"transforms": 2},
         "nsf_autoregressive": {"transforms": 2},
     }.get(name, {**SMALL, "dropout": 0.2})

@@ -67,10 +67,12 @@ def test_an_answer_is_that_of_the_exact_posterior(answer: Any) -> None:
 
 
 def test_an_answer_is_checked(answer: Any) -> None:
-    model, predictive, local = answer.checks
+    model, predictive, local, again = answer.checks
     assert model.verdict == "good", model
     assert predictive.values["inside_90"] > 0.7
     assert local.values["n"] > 100
+    assert again.values["n"] == 200
+    assert again.values["effective"] > 20
     assert len(answer.predicted["x"]) == 200
     assert len(answer.rests_on) == 10
     assert "good" in repr(answer).lower()
@@ -151,7 +153,7 @@ def test_several_observations_and_files(run: Run, tmp_path: Path) -> None:
             X[:4],
             r"x\['x'\] has shape \(4,\); valid is \(B, 10\) for B observations, or \(10,\) for one",
         ),
-        (np.where(X > 0, np.nan, X), "holds NaN or infinity in 'x'"),
+        (np.where(X > 0, np.nan, X), r"NaN or infinity in 'x' \(\d+ of 10 values: \[\d.*`joint`"),
         ({"y": X}, r"has the arrays \['y'\]; valid are \['x'\]"),
         (np.zeros((0, 10)), "hold no observation"),
     ],

@@ -152,7 +152,7 @@ def test_text_that_yaml_did_not_read_as_a_number_gets_a_hint():
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ({"low": -3, "high": 3}, "'mu' lacks the key 'name'; valid: log_normal, log_uniform"),
+        ({"low": -3, "high": 3}, "'mu' lacks the key 'name'; valid: categorical, integer, log_n"),
         ({"name": "unifrom", "low": 0, "high": 1}, "unknown distribution 'unifrom'; valid: "),
         ({"name": "uniform", "low": 0, "high": 1, "hi": 2}, "no key 'hi'; valid: name, low, high"),
         ({"name": "uniform", "low": 0}, "uniform needs low, high"),

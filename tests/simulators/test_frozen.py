@@ -42,12 +42,12 @@ def test_distributions_of_torch() -> None:
     [
         (
             scipy.stats.poisson(3),
-            "prior of 'k': poisson is discrete; the estimators infer continuous",
+            "prior of 'k': poisson is discrete; valid discrete ones: Integer",
         ),
         (torch.distributions.Poisson(torch.tensor(3.0)), "torch's Poisson is discrete"),
         (
             torch.distributions.Gamma(1.0, 1.0),
-            "of torch's distributions Normal, LogNormal and Uniform",
+            "of torch's distributions Normal, LogNormal, Uniform",
         ),
         (torch.distributions.Normal(torch.zeros(2), torch.ones(2)), r"got shape \(2,\)"),
     ],

@@ -151,7 +151,11 @@ def test_theta_of_another_shape_is_refused():
         (lambda: Independent({"a b": Uniform(0, 1)}), ValueError, "'a b'.*identifier"),
         (lambda: Independent({"rng": Uniform(0, 1)}), ValueError, "'rng'"),
         (lambda: prior_from([1, 2]), TypeError, "must map parameter names"),
-        (lambda: prior_from({"name": "normal_2"}), ValueError, "'normal_2'; valid: multivariate"),
+        (
+            lambda: prior_from({"name": "normal_2"}),
+            ValueError,
+            "'normal_2'; valid: dirichlet, multivariate",
+        ),
         (
             lambda: prior_from({"name": "multivariate_normal", "names": ["a"], "mean": [0]}),
             ValueError,

@@ -125,3 +125,14 @@ def test_a_program_is_the_files_of_its_command(tmp_path: Path) -> None:
         "2/run.py": "print('two')\n",
     }
     assert len(files["binary"]) == 64
+
+
+def test_data_files_belong_to_it(tmp_path: Path) -> None:
+    text = MODEL.replace("Uniform(0, 1)}", 'Uniform(0, 1)}, files=["table.csv"]')
+    with pytest.raises(ValueError, match=r"the data file 'table.csv' is not in"):
+        digest(tmp_path, text)
+    (tmp_path / "table.csv").write_text("1\n2\n")
+    first = digest(tmp_path, text)
+    assert digest(tmp_path, text) == first
+    (tmp_path / "table.csv").write_text("1\n3\n")
+    assert digest(tmp_path, text) != first
