@@ -89,7 +89,7 @@ def create(
     """Return a new estimator, shaped and standardised by training rows.
 
     Arguments:
-        name: one of `available()`, `package.module:attribute`, or an entry point; `auto` chooses by the rows,
+        name: one of `available()`, `package.module:attribute`, or an entry point; `auto` chooses by shapes,
             see `estimators.automatic`.
         theta: parameters, shape (n, D), natural units.
         x: the simulator's outputs, each of shape (n, ...).
@@ -131,7 +131,7 @@ def create(
         simplexes=simplexes,
     )
     if name == automatic.NAME:
-        name, arguments = automatic.CHOSEN, automatic.chosen(problem, len(theta), arguments)
+        name, arguments = automatic.CHOSEN, automatic.chosen(problem, arguments)
     estimator = build(name, problem, arguments)
     standardise_by(estimator, standardisation, grouped=grouping != "element")
     estimator.standardise(theta, x)

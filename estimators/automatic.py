@@ -1,4 +1,4 @@
-"""`auto`: the estimator and its settings by the shapes of theta and x and the number of training rows.
+"""`auto`: the estimator and its settings by the shapes of theta and x.
 
 The rule, in order:
 
@@ -8,7 +8,6 @@ The rule, in order:
    `temporal_transformer` over at most 64 patches; all others together `tabular`. Several kinds of outputs
    are joined by `fusion`.
 3. Where all outputs are `tabular`, the networks learn theta relative to its regression on x (`centre`).
-4. Below 4000 training rows networks drop a fifth of their units, above that a twentieth (`dropout`).
 
 Whatever the user sets stays as it is.
 """
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 NAME = "auto"
 CHOSEN = "cmpe_distilled"
-FEW_ROWS = 4000
-FEW, MANY = 0.2, 0.05  # dropout with few and with many rows
 LONG = 512  # numbers of an output from which on a network summarises it
 PATCHES = 64
 IMAGE = 8  # as in estimators.transform, which needs torch
@@ -35,28 +32,27 @@ IMAGE = 8  # as in estimators.transform, which needs torch
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def choose(shape: tuple[int, ...], x: Shapes, rows: int) -> dict[str, Any]:
+def choose(shape: tuple[int, ...], x: Shapes) -> dict[str, Any]:
     """Return the arguments of `cmpe_distilled` that the rule gives, see the module's text.
 
     Arguments:
         shape: of the parameters as an array, (D,) or that of an image.
         x: shapes of one simulation's outputs, after their preprocessing, masks included.
-        rows: number of training rows.
     """
     if len(shape) > 1:
         return _image_arguments(x)
-    arguments = _summary(x) | {"dropout": FEW if rows < FEW_ROWS else MANY}
+    arguments = _summary(x)
     return arguments | ({"centre": True} if arguments["summary"] == "tabular" else {})
 
 
-def chosen(problem: InferenceProblem, rows: int, given: Mapping[str, Any]) -> dict[str, Any]:
+def chosen(problem: InferenceProblem, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of `cmpe_distilled` for a problem: what is given, the rest by the rule."""
     from estimators.preprocessing import steps_of
 
     shapes = dict(problem.x)
     for step in steps_of(problem.preprocessing):
         shapes = step.shapes(shapes)
-    return complete(choose(problem.parameter_shape, shapes, rows), given)
+    return complete(choose(problem.parameter_shape, shapes), given)
 
 
 def complete(rule: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,16 +3,19 @@
 A network need not learn what a regression finds in closed form. With the summary c of x and the
 standardised parameters u,
 
-    v = L^-1 (u - m(c)),   m(c) = W phi(c) + b,   L L^T = covariance of u - m(c)
+    v = L^-1 (u - m(c)),   m(c) = W c + b,   L L^T = covariance of u - m(c)
 
 is what the estimator learns and draws, and u = m(c) + L v. Where u | x is normal with a linear mean, v is
 standard normal for every x, and nothing is left to learn. Where it is not, v | x is another distribution
 of about unit scale: the map is one-to-one for each x, so nothing is lost.
 
-The features phi are c, or c with all its squares and products. Ridge regression on each, with the penalty
-of the smallest leave-one-out error, gives residuals e_i / (1 - h_ii) of rows left out; the features with
-the smaller det of their covariance S are taken. Where (det S)^(1/D) stays above 0.6 of that of u alone, the
-regression explains little, and v = u.
+W and b come from ridge regression with the penalty of the smallest leave-one-out error; the residuals are
+those of rows left out, e_i / (1 - h_ii), with covariance S. Nothing is centred, v = u, where
+
+- (det S)^(1/D) stays above 0.6 of that of u alone: the regression explains little;
+- squares and products of c beside c give a smaller det S: the mean is not linear, and then the spread
+  about it mostly depends on x too, which made posteriors worse (`docs/experiments/defaults.md`);
+- there are fewer than ten rows for each parameter.
 
 Hoerl, Kennard: Ridge Regression: Biased Estimation for Nonorthogonal Problems (1970). Allen: The
 Relationship between Variable Selection and Data Augmentation and a Method for Prediction (1974).
@@ -26,7 +29,8 @@ import torch
 from torch import Tensor, nn
 
 PENALTIES = torch.logspace(-6, 1, 15, dtype=torch.float64)  # in units of the rows
-MOST_FEATURES = 512  # more products of outputs are not tried
+MOST_FEATURES = 512  # with more products of the summary they are not tried
+ROWS_EACH = 10  # rows for each parameter; with fewer their covariance is not known
 EXPLAINED = 0.6  # (det S)^(1/D) of the parameters given x, from which on nothing is centred
 MOST_ROWS = 16_384  # of training; more hardly change a regression
 
@@ -39,7 +43,7 @@ class Centre(nn.Module):
         size: D, number of parameters.
     """
 
-    weight: Tensor  # (F, D) for all features; zero for those that are not taken
+    weight: Tensor  # (C, D)
     bias: Tensor  # (D,)
     root: Tensor  # (D, D), L
     low: Tensor  # (C,) range of the summary in training
@@ -47,9 +51,7 @@ class Centre(nn.Module):
 
     def __init__(self, width: int, size: int) -> None:
         super().__init__()
-        self.products = width + width * (width + 1) // 2 <= MOST_FEATURES
-        features = width + (width * (width + 1) // 2 if self.products else 0)
-        self.register_buffer("weight", torch.zeros(features, size))
+        self.register_buffer("weight", torch.zeros(width, size))
         self.register_buffer("bias", torch.zeros(size))
         self.register_buffer("root", torch.eye(size))
         self.register_buffer("low", torch.zeros(width))
@@ -57,22 +59,17 @@ class Centre(nn.Module):
 
     def fit(self, u: Tensor, context: Tensor) -> None:
         """Regress u (n, D) on the summary (n, C) of training rows."""
-        u, context = u[:MOST_ROWS], context[:MOST_ROWS]
-        low, high = context.aminmax(dim=0)
+        target, features = u[:MOST_ROWS].double(), context[:MOST_ROWS].double()
+        low, high = context[:MOST_ROWS].aminmax(dim=0)
         self.low.copy_(low)
         self.high.copy_(high)
-        features, target = self._features(context).double(), u.double()
-        widths = {context.shape[1], features.shape[1]}
-        found = [_ridge(features[:, :count], target) for count in sorted(widths)]
-        weight, bias, covariance = min(found, key=lambda fit: float(fit[2].logdet()))
-        explained = covariance.logdet() - _ridge(features[:, :0], target)[2].logdet()
-        self.weight.zero_()
-        self.bias.zero_()
-        self.root.copy_(torch.eye(len(self.root)))
-        if explained < len(bias) * math.log(EXPLAINED):
-            self.weight[: len(weight)] = weight
-            self.bias.copy_(bias)
-            self.root.copy_(torch.linalg.cholesky(covariance))
+        weight, bias, covariance = _ridge(features, target)
+        if not _worth(features, target, covariance):
+            weight, bias = torch.zeros_like(weight), torch.zeros_like(bias)
+            covariance = torch.eye(len(bias))
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+        self.root.copy_(torch.linalg.cholesky(covariance))
 
     def forward(self, u: Tensor, context: Tensor) -> Tensor:
         """Return v, shape (rows, D)."""
@@ -85,14 +82,22 @@ class Centre(nn.Module):
 
     def mean(self, context: Tensor) -> Tensor:
         """Return m(c), shape (rows, D); beyond the range in training c is taken at its edge."""
-        return self._features(context) @ self.weight + self.bias
+        return torch.clamp(context, self.low, self.high) @ self.weight + self.bias
 
-    def _features(self, context: Tensor) -> Tensor:
-        context = torch.minimum(torch.maximum(context, self.low), self.high)
-        if not self.products:
-            return context
-        rows, columns = torch.triu_indices(*2 * [context.shape[1]], device=context.device)
-        return torch.cat([context, context[:, rows] * context[:, columns]], dim=1)
+
+def _worth(features: Tensor, target: Tensor, covariance: Tensor) -> bool:
+    """Return whether the regression explains enough, and is linear, see the module's text."""
+    rows, size = target.shape
+    if rows < ROWS_EACH * size:
+        return False
+    alone = _ridge(features[:, :0], target)[2].logdet()
+    if covariance.logdet() - alone > size * math.log(EXPLAINED):
+        return False
+    first, second = torch.triu_indices(*2 * [features.shape[1]])
+    if features.shape[1] + len(first) > MOST_FEATURES:
+        return True
+    products = torch.cat([features, features[:, first] * features[:, second]], dim=1)
+    return bool(covariance.logdet() <= _ridge(products, target)[2].logdet())
 
 
 def _ridge(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -123,11 +123,11 @@ def build(name: str, problem: InferenceProblem, given: Mapping[str, Any]) -> Est
     """Return a new estimator that remembers its name and arguments (an artefact holds both).
 
     Raises:
-        LookupError: unknown estimator, or `auto`, which needs training rows.
+        LookupError: unknown estimator, or `auto`, which `estimators.create` alone resolves.
     """
     if name == automatic.NAME:
         raise LookupError(
-            f"estimator {name!r} is chosen by training rows, in estimators.create; here one is named: "
+            f"estimator {name!r} is resolved by estimators.create alone; here an estimator is named: "
             f"{automatic.CHOSEN}, for example"
         )
     given, kind = current_names(name, given), resolve(name)

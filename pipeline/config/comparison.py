@@ -21,7 +21,6 @@ FIXED = (
     "design",
     "simulate.block",
 )  # identify the simulations
-FORMER_DEFAULT = "cmpe_distilled"  # the estimator of a configuration that named none, before `auto`
 FREE = ("budget", "test", "max_failed", "simulate", "store", "evaluate", "track", "cluster")
 
 
@@ -71,16 +70,6 @@ def _reconcile(old: Config, new: Config, words: tuple[str, ...], run: Run) -> No
     raise UsageError(f"{run.path} was made with another configuration:\n{shown}\n{advice}")
 
 
-def _with_former_default(old: Config, new: Config) -> Config:
-    """Return a configuration that names no estimator with that of a run from when it was the default."""
-    given = new.model_fields_set, new.estimator.model_fields_set
-    named = "estimator" in given[0] and "name" in given[1]
-    if named or old.estimator.name != FORMER_DEFAULT:
-        return new
-    estimator = new.estimator.model_copy(update={"name": FORMER_DEFAULT})
-    return new.model_copy(update={"estimator": estimator})
-
-
 def resolve(
     run: Run, source: Path | Mapping[str, Any] | None = None, words: Iterable[str] = ()
 ) -> Config:
@@ -102,6 +91,5 @@ def resolve(
     )
     config = build(override(values, words))
     if saved is not None:
-        config = _with_former_default(saved, config)
         _reconcile(saved, config, former_names.current_words(words, values), run)
     return config

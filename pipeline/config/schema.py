@@ -81,7 +81,7 @@ class StoreConfig(_Strict):
 class EstimatorConfig(_Strict):
     """Which posterior estimator, with the arguments of its constructor."""
 
-    name: str = "auto"
+    name: str = "cmpe_distilled"
     """Built-in name, `file.py:attribute`, `package.module:attribute` or entry point."""
     preprocessing: str = "none"
     """Preprocessing of the outputs, by name."""

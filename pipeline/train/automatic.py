@@ -10,15 +10,12 @@ from pipeline.config import Config
 from pipeline.errors import UsageError
 
 
-def decided(
-    config: Config, shape: tuple[int, ...], x: Mapping[str, tuple[int, ...]], rows: int
-) -> Config:
+def decided(config: Config, shape: tuple[int, ...], x: Mapping[str, tuple[int, ...]]) -> Config:
     """Return the configuration with the estimator named, and its arguments; as it is if it names one.
 
     Arguments:
         shape: of the parameters as an array.
         x: shapes of the outputs, masks included, before their preprocessing.
-        rows: number of training rows.
 
     Raises:
         UsageError: the preprocessing does not fit the outputs.
@@ -36,7 +33,7 @@ def decided(
         ) from error
     only = asked.only.get(automatic.CHOSEN, {})
     given = asked.settings | only
-    arguments = automatic.complete(automatic.choose(shape, shapes, rows), given)
+    arguments = automatic.complete(automatic.choose(shape, shapes), given)
     own = {key: value for key, value in arguments.items() if key not in only}
     estimator = asked.model_copy(update={"name": automatic.CHOSEN, "arguments": own})
     return config.model_copy(update={"estimator": estimator})

@@ -72,7 +72,7 @@ class Training:
         )
         check_rows(config, self.table.train_rows, self.table.validation_rows)
         shape = self.prior.shape if self.prior else (self.table.parameters,)
-        self.config = decided(config, shape, self.table.shapes_with_masks, self.table.train_rows)
+        self.config = decided(config, shape, self.table.shapes_with_masks)
 
     def _observation(self) -> Observation | None:
         """Return how rows are observed; None where they are as they are kept."""
@@ -300,7 +300,7 @@ def build(
     """
     shape = prior.shape if prior else (len(names),)
     x = {name: tuple(values.shape[1:]) for name, values in sample.x.items()}
-    asked = decided(config, shape, x, config.budget).estimator
+    asked = decided(config, shape, x).estimator
     try:
         return estimators.create(
             asked.name,

@@ -15,26 +15,23 @@ from estimators.centre import Centre
 from estimators.summary.tabular import Tabular
 
 RULE = [
-    ((3,), {"x": (8,)}, 1000, {"summary": "tabular", "centre": True, "dropout": 0.2}),
-    ((3,), {"a": (), "b": (2, 3)}, 10_000, {"summary": "tabular", "centre": True, "dropout": 0.05}),
-    ((3,), {}, 1000, {"summary": "tabular", "centre": True, "dropout": 0.2}),
-    ((3,), {"x": (28, 28)}, 1000, {"summary": "cnn", "dropout": 0.2}),
+    ((3,), {"x": (8,)}, {"summary": "tabular", "centre": True}),
+    ((3,), {"a": (), "b": (2, 3)}, {"summary": "tabular", "centre": True}),
+    ((3,), {}, {"summary": "tabular", "centre": True}),
+    ((3,), {"x": (28, 28)}, {"summary": "cnn"}),
     (
         (3,),
         {"x": (500, 2)},
-        1000,
-        {"summary": "temporal_transformer", "summary_arguments": {"patch": 8}, "dropout": 0.2},
+        {"summary": "temporal_transformer", "summary_arguments": {"patch": 8}},
     ),
     (
         (3,),
         {"x": (20,), "x_mask": (20,)},
-        1000,
-        {"summary": "temporal_transformer", "summary_arguments": {"patch": 1}, "dropout": 0.2},
+        {"summary": "temporal_transformer", "summary_arguments": {"patch": 1}},
     ),
     (
         (28, 28),
         {"x": (28, 28)},
-        2000,
         {
             "network": "image_unet",
             "summary": "image",
@@ -46,7 +43,6 @@ RULE = [
     (
         (28, 28),
         {"x": (5,)},
-        2000,
         {
             "network": "unet",
             "summary": "tabular",
@@ -58,13 +54,13 @@ RULE = [
 ]
 
 
-@pytest.mark.parametrize(("shape", "x", "rows", "expected"), RULE)
-def test_the_rule(shape: Any, x: Any, rows: int, expected: dict[str, Any]) -> None:
-    assert choose(shape, x, rows) == expected
+@pytest.mark.parametrize(("shape", "x", "expected"), RULE)
+def test_the_rule(shape: Any, x: Any, expected: dict[str, Any]) -> None:
+    assert choose(shape, x) == expected
 
 
 def test_several_kinds_of_outputs_are_joined() -> None:
-    found = choose((2,), {"a": (), "b": (4,), "picture": (16, 16)}, 1000)
+    found = choose((2,), {"a": (), "b": (4,), "picture": (16, 16)})
     assert found["summary"] == "fusion"
     assert found["summary_arguments"]["parts"] == {
         "numbers": {"network": "tabular", "inputs": ["a", "b"]},
@@ -74,23 +70,23 @@ def test_several_kinds_of_outputs_are_joined() -> None:
 
 
 def test_what_is_given_stays() -> None:
-    rule = choose((2,), {"x": (2000,)}, 1000)
-    assert complete(rule, {"dropout": 0.0})["dropout"] == 0.0
+    rule = choose((2,), {"x": (2000,)})
+    assert complete(rule, {"dropout": 0.1}) == rule | {"dropout": 0.1}
     other = complete(rule, {"summary": "deepset"})
-    assert other == {"summary": "deepset", "dropout": 0.2}
-    assert "centre" not in complete(choose((2,), {"x": (3,)}, 1000), {"summary": "deepset"})
+    assert other == {"summary": "deepset"}
+    assert "centre" not in complete(choose((2,), {"x": (3,)}), {"summary": "deepset"})
 
 
 def test_auto_becomes_the_estimator_it_stands_for() -> None:
     estimator = testing.make("auto", width=8, members=1)
     assert estimator.name == "cmpe_distilled"
     assert estimator.arguments == {
-        "summary": "tabular", "centre": True, "dropout": 0.2, "width": 8, "members": 1,
+        "summary": "tabular", "centre": True, "width": 8, "members": 1,
     }  # fmt: skip
     assert "auto" in estimators.available()
     with pytest.raises(TypeError, match="has no argument 'widht'"):
         testing.make("auto", widht=8)
-    with pytest.raises(LookupError, match=r"'auto' is chosen by training rows"):
+    with pytest.raises(LookupError, match=r"'auto' is resolved by estimators.create alone"):
         testing.make("ensemble", member="auto")
 
 
@@ -143,17 +139,21 @@ def test_a_linear_normal_problem_is_solved_by_its_centre() -> None:
     assert torch.allclose(centre.inverse(v, x), theta, atol=1e-4)
 
 
-def test_a_square_is_found_and_nothing_is_made_of_nothing() -> None:
+def test_nothing_is_centred_where_the_mean_is_not_linear_or_little_is_explained() -> None:
     generator = torch.Generator().manual_seed(4)
     x = torch.rand(2000, 2, generator=generator) * 4 - 2
     noise = 0.1 * torch.randn(2000, 1, generator=generator)
-    centre = Centre(2, 1)
-    centre.fit(x[:, :1] * x[:, 1:] + noise, x)
-    assert centre.root.item() == pytest.approx(0.1, rel=0.1)
-    alone = Centre(2, 1)
+    bent, straight = Centre(2, 1), Centre(2, 1)
+    bent.fit(x[:, :1] + 0.3 * x[:, :1] * x[:, 1:] + noise, x)
+    assert torch.equal(bent(noise, x), noise)
+    straight.fit(x[:, :1] + noise, x)
+    assert straight.root.item() == pytest.approx(0.1, rel=0.1)
+    alone, few = Centre(2, 1), Centre(2, 3)
     u = torch.randn(2000, 1, generator=generator)
     alone.fit(u, x)
     assert torch.equal(alone(u, x), u)
+    few.fit(x[:29, :1].expand(-1, 3) + 0.01 * torch.randn(29, 3, generator=generator), x[:29])
+    assert torch.equal(few.root, torch.eye(3))
 
 
 def test_a_summary_with_weights_has_no_centre() -> None:

@@ -18,7 +18,7 @@ X = {"x": THETA.copy()}
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cpme", "did you mean 'cmpe'.*Valid: acf, cmpe, .*nsf"),
+        ("cpme", "did you mean 'cmpe'.*Valid: acf, auto, cmpe, .*nsf"),
         ("no_such_module:Thing", "no_such_module"),
         ("estimators.cmpe:CMP", "did you mean 'CMPE'"),
     ],

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from pipeline import config as configuration
 from pipeline.errors import UsageError
 from pipeline.results import Results
 from pipeline.stop import Stop
@@ -15,7 +14,7 @@ from pipeline.train.stage import train
 
 
 def automatic(finished: Any, *words: str) -> Any:
-    """Return the configuration of a run with the estimator that nobody chose."""
+    """Return the configuration of a small training with `auto`."""
     small = "estimator.arguments={width: 8, depth: 1, members: 1}"
     return finished.configure("estimator.name=auto", small, "train.steps=40", *words)
 
@@ -24,17 +23,17 @@ def test_it_is_resolved_said_and_kept(finished: Any, capsys: pytest.CaptureFixtu
     config = automatic(finished)
     result = train(config, finished.run, stop=Stop())
     said = capsys.readouterr().err
-    assert "train: estimator auto: cmpe_distilled with summary=tabular, dropout=0.2" in said
+    assert "train: estimator auto: cmpe_distilled with summary=tabular, centre=True" in said
     assert result.key.startswith("300-cmpe_distilled-")
     kept = Results(finished.run, result.key).config()
     assert kept is not None
     assert kept["estimator"]["name"] == "cmpe_distilled"
     assert kept["estimator"]["arguments"] == {
-        "summary": "tabular", "centre": True, "dropout": 0.2, "width": 8, "depth": 1, "members": 1,
+        "summary": "tabular", "centre": True, "width": 8, "depth": 1, "members": 1,
     }  # fmt: skip
     named = finished.configure(
         "estimator.name=cmpe_distilled", "train.steps=40",
-        "estimator.arguments={width: 8, depth: 1, members: 1, summary: tabular, centre: true, dropout: 0.2}",
+        "estimator.arguments={width: 8, depth: 1, members: 1, summary: tabular, centre: true}",
     )  # fmt: skip
     assert Training(named, finished.run).key == result.key
 
@@ -50,19 +49,3 @@ def test_a_preprocessing_that_does_not_fit_is_refused(finished: Any) -> None:
     config = automatic(finished, "estimator.preprocessing=tumor_spheroid")
     with pytest.raises(UsageError, match=r"estimator\.preprocessing='tumor_spheroid'"):
         Training(config, finished.run)
-
-
-def test_a_run_from_before_continues_where_no_estimator_is_named(finished: Any) -> None:
-    """Its configuration holds the former default, and the file that made it names none."""
-    plain = finished.config.plain()
-    unnamed = {key: plain[key] for key in ("name", "seed", "simulator", "budget", "test")}
-    unnamed |= {"max_failed": 0.3, "train": plain["train"]}
-    before = configuration.build(unnamed | {"estimator": "cmpe_distilled"})
-    configuration.save(before, finished.run)
-    (finished.run.path / "journal.jsonl").unlink()
-    assert configuration.resolve(finished.run, unnamed).estimator.name == "cmpe_distilled"
-    with pytest.raises(UsageError, match=r"estimator\.name: 'cmpe_distilled' -> 'auto'"):
-        configuration.resolve(finished.run, unnamed | {"estimator": "auto"})
-    asked = configuration.resolve(finished.run, unnamed, ["estimator.name=auto"])
-    assert asked.estimator.name == "auto"
-    assert configuration.build(unnamed).estimator.name == "auto"
