@@ -11,6 +11,8 @@ from torch import Tensor
 from estimators.summary.base import Summary
 from estimators.transform import LIMIT, Standardizer, is_image
 
+MOST = 100_000  # numbers; the first layer of a network of width 256 then has 100 MB
+
 
 class Identity(Summary):
     """The standardised outputs themselves, flattened and joined in the order of their names.
@@ -19,12 +21,21 @@ class Identity(Summary):
 
     Arguments:
         shapes: name -> shape of one simulation's output.
+
+    Raises:
+        ValueError: more than 100 000 numbers, for which no network has a layer.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__()
         self.names = sorted(shapes)
         self.width = sum(math.prod(shapes[name]) for name in self.names)
+        if self.width > MOST:
+            raise ValueError(
+                f"the outputs {', '.join(self.names)} have {self.width} numbers, and without a summary network at"
+                f" most {MOST} can be learned from: take a summary such as cnn or temporal_transformer, a"
+                " preprocessing, or let the simulator return fewer"
+            )
         self.standard = Standardizer((self.width,))
         self.standard.groups = _groups([shapes[name] for name in self.names])
 

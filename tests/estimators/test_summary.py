@@ -14,6 +14,7 @@ import estimators
 from estimators.network.attention import AttentionBlock
 from estimators.summary import TABLE, summary_network
 from estimators.summary.base import Elements, Summary
+from estimators.summary.identity import Identity
 from estimators.summary.temporal_transformer import sinusoidal_positions
 
 PARTS = {
@@ -251,3 +252,8 @@ def test_simulations_differ_from_the_start(case: str) -> None:
     with torch.no_grad():
         spread = network.eval()(x).std(0).square().mean().sqrt()
     assert 0.03 < spread < 3
+
+
+def test_more_numbers_than_a_layer_holds_are_refused() -> None:
+    with pytest.raises(ValueError, match="the outputs a, x have 2000003 numbers, and without a"):
+        Identity({"x": (1000, 2000), "a": (3,)})
