@@ -33,6 +33,7 @@ CASES: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, Any]]] = {
     "identity": ("identity", {"a": (2, 3), "b": ()}, {}),
     "recurrent-gru": ("recurrent", RAGGED, {"outputs": 6, "layers": 2}),
     "recurrent-lstm": ("recurrent", {"a": (7,), "b": (7, 2)}, {"cell": "lstm"}),
+    "tabular": ("tabular", {"a": (2, 3), "b": ()}, {}),
     "set_transformer": ("set_transformer", RAGGED, {"width": 8, "heads": 2, "points": 3}),
     "temporal_transformer": ("temporal_transformer", SERIES, {"width": 8, "heads": 2}),
     "temporal_transformer-patch": (
