@@ -179,10 +179,7 @@ class CMPEDistilled(ConsistencyEstimator):
         if x:
             spread = self.settings.jitter * self.whole_batch(context).std(0, correction=0)
             context = torch.addcmul(context, spread, torch.randn_like(context))
-        place = torch.arange(self.points + 1, device=u.device).repeat(len(u), 1)
-        place = place - torch.rand(len(u), 1, device=u.device)
-        place[:, 0], place[:, -1] = 0.0, self.points - 1.0  # from T to epsilon
-        t = self.T * (self.epsilon / self.T) ** (place / (self.points - 1))
+        t = self.teacher.moved_times(len(u), self.points, u.device)
         *path, end = self.teacher.path(u + self.T * torch.randn_like(u), context, t)
         t = t[:, :-1]
         kept = [self._packed(u, t[:, k : k + 1]) for k, u in enumerate(path)]

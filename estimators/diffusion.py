@@ -129,6 +129,13 @@ class DiffusionEstimator(Estimator):
             yield u
             previous = denoised
 
+    def moved_times(self, rows: int, points: int, device: torch.device) -> Tensor:
+        """Return geometric grids from T to epsilon whose inner times are moved at random, (rows, points + 1)."""
+        place = torch.arange(points + 1, device=device).repeat(rows, 1)
+        place = place - torch.rand(rows, 1, device=device)
+        place[:, 0], place[:, -1] = 0.0, points - 1.0
+        return self.T * (self.epsilon / self.T) ** (place / (points - 1))
+
     def times(self, sampling_steps: int | Sequence[float]) -> list[float]:
         """Return the decreasing times of the network passes, from T to epsilon on a geometric grid.
 

@@ -132,11 +132,7 @@ class JointDistilled(ConsistencyEstimator):
         noise = self.settings.jitter * torch.randn_like(values)
         known = torch.where(states == CONDITION, values + noise, 0.0)
         context = torch.cat([known, states.to(values.dtype)], dim=1)
-        points = self.settings.points
-        place = torch.arange(points + 1, device=values.device).repeat(len(values), 1)
-        place = place - torch.rand(len(values), 1, device=values.device)
-        place[:, 0], place[:, -1] = 0.0, points - 1.0  # from T to epsilon
-        t = self.T * (self.epsilon / self.T) ** (place / (points - 1))
+        t = self.teacher.moved_times(len(values), self.settings.points, values.device)
         start = values + self.T * torch.randn_like(values)
         *path, end = self.teacher.path(start, context, t)
         return {"v": torch.stack(path, 1), "t": t[:, :-1], "end": end, "context": context}
