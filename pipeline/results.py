@@ -101,10 +101,7 @@ class Results:
             problem = f"{self.folder / DONE} is missing"
         except DamagedError as error:
             problem = str(error)
-        known = [e for e in events.read(self.run).events if e.get("training") == self.key]
-        told: dict[str, Any] = next(
-            (e["documents"] for e in reversed(known) if "documents" in e), {}
-        )
+        told = self._told()
         files = told.get(DONE, {}).get("files", {})
         vouched = {name: digest for name, digest in files.items() if name not in REPEATED}
         if not vouched or any(file_hash(self.folder / n) != d for n, d in vouched.items()):
@@ -112,6 +109,16 @@ class Results:
         log(f"{problem}; {' and '.join(REPEATED)} are written anew from the journal")
         for name in REPEATED:
             write_document(self.folder / name, told[name])
+
+    def told_done(self) -> dict[str, Any]:
+        """Return what the mark of a finished training said, as the journal repeats it; {} before."""
+        told: dict[str, Any] = self._told().get(DONE, {})
+        return told
+
+    def _told(self) -> dict[str, Any]:
+        """Return by name the documents of a finished training as the journal repeats them; {} before."""
+        own = [e for e in events.read(self.run).events if e.get("training") == self.key]
+        return next((e["documents"] for e in reversed(own) if "documents" in e), {})
 
     def curves(self) -> list[dict[str, Any]] | None:
         """Return the losses so far."""

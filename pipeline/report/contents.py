@@ -21,6 +21,7 @@ class TrainingContents:
     Attributes:
         results: reads the files.
         done: the mark of a finished training.
+        facts: what this mark says, by the journal where it or what it vouches for is damaged.
         curves: the losses.
         posterior: the description of the posterior.
         evaluated: the evaluation.
@@ -28,6 +29,7 @@ class TrainingContents:
 
     results: Results
     done: dict[str, Any]
+    facts: dict[str, Any]
     curves: list[dict[str, Any]]
     posterior: dict[str, Any]
     evaluated: dict[str, Any]
@@ -36,9 +38,11 @@ class TrainingContents:
     def read(cls, results: Results, reader: TolerantReader) -> TrainingContents:
         """Read all files of a training."""
         results.restore()
+        done = reader(results.done) or {}
         return cls(
             results,
-            reader(results.done) or {},
+            done,
+            done or results.told_done(),
             reader(results.curves) or [],
             reader(results.posterior) or {},
             reader(results.evaluated, "evaluate") or {},

@@ -140,7 +140,7 @@ def _problems(contents: RunContents) -> str:
 def _words(contents: RunContents) -> str:
     if contents.latest is None:
         return ""
-    found = verdicts(contents.latest.evaluated, contents.latest.done)
+    found = verdicts(contents.latest.evaluated, contents.latest.facts)
     return page.section("What to know about it", *map(page.paragraph, found))
 
 

@@ -297,7 +297,7 @@ class History:
 
     def _said(self, left: TrainingContents) -> dict[str, str]:
         """Return in words what is known about a posterior."""
-        found = verdicts(left.evaluated, left.done)
+        found = verdicts(left.evaluated, left.facts)
         tags = {"sbiflow.verdict": "\n".join(found)} if found else {}
         if left.evaluated:
             tags["mlflow.note.content"] = _note(left.evaluated, found)
@@ -309,7 +309,7 @@ class History:
     def _data(self, left: TrainingContents) -> Iterator[Data]:
         """Yield the simulations behind a training."""
         digests = {
-            "train": left.done.get("store_digest"),
+            "train": left.facts.get("store_digest"),
             "test": left.evaluated.get("settings", {}).get("test_digest"),
         }
         for stream, digest in digests.items():

@@ -263,6 +263,22 @@ def test_a_database_that_is_damaged_or_says_something_else_is_not_believed(
         tracked.database.write_bytes(sound)
 
 
+def test_what_is_said_of_a_training_does_not_change_when_its_weights_are_damaged(
+    evaluated: Any,
+) -> None:
+    run = evaluated.run
+
+    def said() -> list[Any]:
+        tags = ("sbiflow.verdict", "mlflow.note.content")
+        records = History(run, run.path).records()
+        return [([one.tags.get(tag) for tag in tags], one.data) for one in records]
+
+    before = said()
+    weights = Results(run, latest_training(run)).folder / "posterior" / "weights.pt"
+    weights.write_bytes(b"")
+    assert said() == before
+
+
 def test_a_damaged_database_is_set_aside_and_built_anew(
     tracked: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
