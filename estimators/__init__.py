@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from estimators.description import ArtefactError as ArtefactError
     from estimators.distilled_density import distil as distil
     from estimators.estimator import Estimator as Estimator
+    from estimators.held_out import recalibrate as recalibrate
     from estimators.passes import best_times as best_times
     from estimators.posterior import Posterior as Posterior
     from estimators.problem import InferenceProblem as InferenceProblem
-    from estimators.recalibration import recalibrate as recalibrate
     from estimators.training_range import OutOfRangeWarning as OutOfRangeWarning
 
 __all__ = [
@@ -57,7 +57,7 @@ _LAZY = {
     "OutOfRangeWarning": "estimators.training_range",
     "best_times": "estimators.passes",
     "distil": "estimators.distilled_density",
-    "recalibrate": "estimators.recalibration",
+    "recalibrate": "estimators.held_out",
 }
 
 

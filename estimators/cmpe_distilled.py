@@ -38,9 +38,9 @@ from estimators.consistency import ConsistencyEstimator, pseudo_huber
 from estimators.estimator import Phase, Replay
 from estimators.network import free_form_network
 from estimators.npse import NPSE, NPSESettings
-from estimators.posterior import SamplingSteps
 from estimators.preconditioning import Preconditioning
 from estimators.problem import InferenceProblem
+from estimators.sampling_steps import SamplingSteps
 from estimators.settings import (
     Exponent,
     NonNegativeFloat,

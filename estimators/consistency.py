@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from estimators.checks import within
 from estimators.estimator import Estimator, Phase
-from estimators.posterior import SamplingSteps
 from estimators.problem import InferenceProblem
+from estimators.sampling_steps import SamplingSteps
 from estimators.settings import EstimatorSettings
 
 MARGIN = 0.25  # of a draw beyond the training range, in widths of the range

@@ -24,7 +24,7 @@ from torch import Tensor
 from estimators.checks import within
 from estimators.consistency import decreasing_times, times_apart
 from estimators.estimator import Estimator
-from estimators.posterior import SamplingSteps
+from estimators.sampling_steps import SamplingSteps
 from estimators.settings import Float, PositiveFloat, PositiveInt, Settings
 
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 import estimators
 from estimators.checks import renamed, within
-from estimators.posterior import Posterior, SamplingSteps
+from estimators.posterior import Posterior
+from estimators.sampling_steps import SamplingSteps
 
 POOL = 16_384  # draws from which batches are taken
 ROUNDS = 8  # fresh pools in a training

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from estimators.estimator import Estimator, Phase
-from estimators.posterior import SamplingSteps
 from estimators.problem import InferenceProblem
 from estimators.registry import build
+from estimators.sampling_steps import SamplingSteps
 from estimators.settings import PositiveInt, Settings
 from estimators.summary.base import Summary
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from estimators.jacobian import jacobian, log_normal
 from estimators.mixed_transform import MixedTransform
-from estimators.posterior import CONDITIONALS, Posterior, SamplingSteps
+from estimators.posterior import CONDITIONALS, Posterior
 from estimators.problem import InferenceProblem
+from estimators.sampling_steps import SamplingSteps
 from estimators.settings import EstimatorSettings, Settings
 from estimators.summary.base import Summary
 from estimators.summary.preprocessed import summary_of

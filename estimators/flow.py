@@ -13,8 +13,8 @@ from zuko.lazy import LazyTransform
 
 from estimators.estimator import Estimator
 from estimators.jacobian import log_normal
-from estimators.posterior import SamplingSteps
 from estimators.problem import InferenceProblem
+from estimators.sampling_steps import SamplingSteps
 from estimators.settings import EstimatorSettings
 
 

@@ -32,8 +32,8 @@ from estimators.network import free_form_network
 from estimators.network.inputs import NetworkInputs
 from estimators.network.time import UnitTimeFeatures
 from estimators.ode import PASSES, SOLVERS, adaptive
-from estimators.posterior import SamplingSteps
 from estimators.problem import InferenceProblem
+from estimators.sampling_steps import SamplingSteps
 from estimators.settings import (
     EstimatorSettings,
     NetworkSpec,

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from estimators.estimator import Estimator
-    from estimators.posterior import SamplingSteps
-
 
 @contextmanager
-def draws_that_fit(
-    module: Estimator, context: Tensor, sampling_steps: SamplingSteps
-) -> Iterator[None]:
+def draws_that_fit(draw: Callable[[Tensor], object], context: Tensor) -> Iterator[None]:
     """Give a pass that runs out of memory an error that names its rows, and how many would fit.
 
     Arguments:
-        module: the estimator.
+        draw: makes a draw for each row of a context.
         context: summary of x, a row for each draw, shape (rows, C).
-        sampling_steps: of the draws.
 
     Raises:
         MemoryError: the memory of the device is exhausted.
@@ -35,12 +27,12 @@ def draws_that_fit(
         # Behind this block: as long as the error is handled it holds on to the tensors of the pass.
         reason = str(error).split(". ")[0]
     head = f"out of memory on {context.device}: {len(context)} draws are made at a time ({reason})"
-    most = _most_rows(module, context, sampling_steps)
+    most = _most_rows(draw, context)
     fit = f"{most} fit: make at most {most} in one call" if most else "not even one fits"
     raise MemoryError(f"{head}; {fit}, or draw on the CPU (evaluate.gpu=false)")
 
 
-def _most_rows(module: Estimator, context: Tensor, sampling_steps: SamplingSteps) -> int:
+def _most_rows(draw: Callable[[Tensor], object], context: Tensor) -> int:
     """Return how many draws fit, found by halving; 0 where a single one does not."""
     rows = len(context)
     while rows > 1:
@@ -48,7 +40,7 @@ def _most_rows(module: Estimator, context: Tensor, sampling_steps: SamplingSteps
         if context.is_cuda:
             torch.cuda.empty_cache()
         try:
-            module.sample_latent(context[:rows], torch.Generator(), sampling_steps)
+            draw(context[:rows])
         except torch.OutOfMemoryError:
             continue
         return rows

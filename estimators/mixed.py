@@ -23,8 +23,8 @@ from estimators.estimator import Estimator
 from estimators.flow import FlowSettings
 from estimators.jacobian import log_normal
 from estimators.mixed_transform import MixedTransform
-from estimators.posterior import SamplingSteps
 from estimators.problem import InferenceProblem
+from estimators.sampling_steps import SamplingSteps
 from estimators.settings import Bins, PositiveInt
 
 

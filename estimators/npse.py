@@ -30,9 +30,9 @@ from estimators.network import free_form_network
 from estimators.network.base import FreeForm
 from estimators.network.inputs import NetworkInputs
 from estimators.network.time import LogTimeFeatures
-from estimators.posterior import SamplingSteps
 from estimators.preconditioning import Preconditioning
 from estimators.problem import InferenceProblem
+from estimators.sampling_steps import SamplingSteps
 from estimators.settings import EstimatorSettings, Flag, NetworkSpec, PositiveFloat, PositiveInt
 
 

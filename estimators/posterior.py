@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from estimators.given import given_parameters
 from estimators.memory import draws_that_fit
 from estimators.observation import Observation, batched, with_absent
 from estimators.recalibration import DRAWS, Recalibration, marginal
+from estimators.sampling_steps import SamplingSteps
 from estimators.training_range import OutOfRangeWarning
 from estimators.transform import ParameterTransform
 
@@ -30,8 +32,6 @@ OBSERVATIONS = 1024  # observations in one pass of the summary network
 CHANNELS = 64  # numbers that a summary network is taken to need for one of an observation
 
 CONDITIONALS = "estimator 'joint' or 'joint_distilled'"  # those that have them
-
-SamplingSteps = int | Sequence[float] | None  # network passes of a draw, or their times
 
 
 class Posterior:
@@ -142,7 +142,7 @@ class Posterior:
         steps = self.sampling_steps if sampling_steps is None else sampling_steps
         self.recalibration.require(steps)
         drawn = self.sample(x, max(n, DRAWS) if n else 0, sampling_steps=sampling_steps, **given)
-        transform, single = marginal(self), drawn.ndim == 2
+        transform, single = marginal(self.module.transform, self.estimator), drawn.ndim == 2
         v = transform.scaled(drawn[None] if single else drawn)
         theta = transform.natural(self.recalibration.move(v, steps))[:, :n]
         return theta[0] if single else theta
@@ -182,8 +182,11 @@ class Posterior:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in self._chunks(len(context) * n, context):
             part = context[rows // n]
-            with draws_that_fit(self.module, part, sampling_steps):
-                u = self.module.sample_latent(part, generator, sampling_steps).float()
+            draw = partial(
+                self.module.sample_latent, generator=generator, sampling_steps=sampling_steps
+            )
+            with draws_that_fit(draw, part):
+                u = draw(part).float()
             yield rows, self.module.transform.inverse(u)
 
     @torch.no_grad()

@@ -24,25 +24,22 @@ Distributional Conformal Prediction (2021), arXiv 1909.07889.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from estimators.description import ArtefactError
-
-if TYPE_CHECKING:
-    from estimators.posterior import Posterior, SamplingSteps
-    from estimators.transform import ParameterTransform
+from estimators.mixed_transform import MixedTransform
+from estimators.sampling_steps import SamplingSteps
+from estimators.transform import ParameterTransform
 
 FILE = "recalibration.npz"
 DRAWS = 1000  # by which a parameter is placed, and the fewest that are moved
-TOGETHER = 256  # rows that are drawn for at a time
 
 
 @dataclass(frozen=True)
@@ -105,59 +102,14 @@ def load(folder: Path, weights: str) -> Recalibration | None:
     return Recalibration(scores, rows, of) if of == weights else None
 
 
-def recalibrate(
-    posterior: Posterior,
-    theta: ArrayLike,
-    x: Mapping[str, ArrayLike],
-    *,
-    sampling_steps: Sequence[int] | None = None,
-    rows: str = "given by hand",
-    weights: str = "",
-    seed: int = 0,
-) -> Recalibration:
-    """Recalibrate a posterior by rows that it was not trained on: `sample(..., calibrated=True)` uses it.
-
-    Arguments:
-        posterior: whose draws are to be moved; it keeps the result as `recalibration`.
-        theta: true parameters, shape (m, D), natural units.
-        x: their simulations, each of shape (m, ...).
-        sampling_steps: numbers of network passes for which it is to hold; None: the default alone.
-        rows: which rows these are, in words.
-        weights: SHA-256 of the posterior's weights, for `save`.
-        seed: of the draws.
-
-    Raises:
-        ValueError: fewer than two rows, or shapes that do not fit.
-    """
-    truth = torch.as_tensor(np.asarray(theta), dtype=torch.float32)
-    if truth.ndim != 2 or len(truth) < 2 or truth.shape[1] != len(posterior.names):
-        raise ValueError(
-            f"theta has shape {tuple(truth.shape)}; valid is (m, {len(posterior.names)}) with m >= 2"
-        )
-    scaled, scores = marginal(posterior).scaled, {}
-    for steps in sampling_steps or [posterior.sampling_steps or 0]:
-        parts = []
-        for first in range(0, len(truth), TOGETHER):
-            some = slice(first, first + TOGETHER)
-            given = {name: np.asarray(values)[some] for name, values in x.items()}
-            draws = posterior.sample(given, DRAWS, sampling_steps=steps or None, seed=seed + first)
-            parts.append(placed(scaled(truth[some].to(draws.device)), scaled(draws)))
-        scores[steps] = torch.cat(parts).sort(dim=0).values.cpu().numpy()
-    posterior.recalibration = Recalibration(scores, rows, weights)
-    return posterior.recalibration
-
-
-def marginal(posterior: Posterior) -> ParameterTransform:
-    """Return the scales and bounds of the parameters one by one.
+def marginal(transform: ParameterTransform | MixedTransform, estimator: str) -> ParameterTransform:
+    """Return the scales and bounds of the parameters one by one, of an estimator of that name.
 
     Raises:
         ValueError: the estimator has another map, of which single parameters cannot be moved.
     """
-    from estimators.transform import ParameterTransform
-
-    transform = posterior.module.transform
     if not isinstance(transform, ParameterTransform):
-        raise ValueError(f"estimator {posterior.estimator!r}: its draws cannot be recalibrated")
+        raise ValueError(f"estimator {estimator!r}: its draws cannot be recalibrated")
     return transform
 
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,7 +47,6 @@ DESCRIPTION, WEIGHTS = f"{POSTERIOR}/posterior.json", f"{POSTERIOR}/weights.pt"
 ABC_DRAWS = "draws.npz"  # in the folder of an ABC run
 REPEATED = CURVES, DONE  # in the journal, by the event that a training is finished
 BELONGS = "# Configuration of training "  # begins its first line
-T = TypeVar("T")
 _descriptions = FileCache[dict[str, Any]]()  # of posteriors whose weights match them
 
 
@@ -377,25 +376,3 @@ def advising(run: Run, stage: str) -> Iterator[None]:
         yield
     except DamagedError as error:
         raise DamagedError(f"{error}; `sbiflow {stage} -o {run.path}` makes it anew") from error
-
-
-@dataclass(frozen=True)
-class TolerantReader:
-    """Reads intact files; damaged ones are reported once and listed in `problems`."""
-
-    run: Run
-    problems: list[str] = field(default_factory=list)
-
-    def __call__(self, read: Callable[[], T | None], stage: str = "train") -> T | None:
-        try:
-            with advising(self.run, stage):
-                return read()
-        except DamagedError as error:
-            self.note(str(error))
-            return None
-
-    def note(self, problem: str) -> None:
-        """List a problem, once."""
-        if problem not in self.problems:
-            self.problems.append(problem)
-            log(problem)

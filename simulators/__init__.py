@@ -4,10 +4,10 @@ Importing this package needs numpy alone.
 """
 
 from simulators.data_prior import DataPrior
+from simulators.dirichlet import Dirichlet
+from simulators.discrete import Categorical, Integer
 from simulators.distribution import (
-    Categorical,
     Distribution,
-    Integer,
     LogNormal,
     LogUniform,
     Normal,
@@ -16,14 +16,8 @@ from simulators.distribution import (
 )
 from simulators.factory import simulator
 from simulators.output import OutputError
-from simulators.prior import (
-    Dirichlet,
-    Independent,
-    MultivariateNormal,
-    Prior,
-    Product,
-    prior_from,
-)
+from simulators.prior import Independent, MultivariateNormal, Prior
+from simulators.prior_spec import Product, prior_from
 from simulators.program import Program
 from simulators.registry import available, define, load
 from simulators.simulator import Simulator

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from simulators.call import close_match, parameters_of
-from simulators.prior import Prior, prior_from
+from simulators.prior import Prior
+from simulators.prior_spec import prior_from
 from simulators.simulator import LogLikelihood, PriorLike, Reference, Simulator, json_arguments
 
 

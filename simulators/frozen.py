@@ -11,16 +11,14 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike
 
+from simulators.discrete import Categorical, Integer
 from simulators.distribution import (
     Array,
-    Categorical,
     Distribution,
-    Integer,
     LogNormal,
     Normal,
     Uniform,
     check_number,
-    distribution_from,
 )
 
 ON_LOG_SCALE = ("loguniform", "reciprocal", "lognorm")
@@ -168,11 +166,3 @@ def _from_torch(where: str, value: Any) -> Distribution:
     raise TypeError(
         f"{where}: of torch's distributions {TORCH} are valid; of scipy.stats all continuous ones"
     )
-
-
-def distribution_of(name: str, value: Any) -> Any:
-    """Return a parameter's distribution from its JSON form, from another package, or as it is."""
-    if not isinstance(value, Mapping):
-        return adopted(name, value)
-    made = scipy_from if value.get("name") == "scipy" else distribution_from
-    return made(name, value)

@@ -127,15 +127,3 @@ class Observe:
             what = f"has other shapes in other rows: {', '.join(map(str, shapes))}"
             raise OutputError(f"{self.name}: observed output '{key}' {what}")
         return np.stack(values)
-
-
-def load_augmentation(name: str) -> Observe:
-    """Return the augmentation `file.py:function` or `package.module:function`: `function(x, rng)` of one row.
-
-    Raises:
-        LookupError: nothing of this name.
-        TypeError: it is no function.
-    """
-    from simulators.registry import definition
-
-    return Observe(name, definition(name, "augmentation"), batched=False)

@@ -116,7 +116,8 @@ class Prior(ABC):
         return rows
 
 
-def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
+def checked_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of parameters; ValueError for one that is not valid."""
     if not names:
         raise ValueError("a prior needs at least one parameter")
     for name in names:
@@ -139,7 +140,7 @@ class Independent(Prior):
     """
 
     def __init__(self, distributions: Mapping[str, Distribution]) -> None:
-        self.names = _checked_names(list(distributions))
+        self.names = checked_names(list(distributions))
         for name, distribution in distributions.items():
             if not isinstance(distribution, Distribution):
                 what = f"a distribution such as Uniform(-3, 3), got {distribution!r}"
@@ -213,10 +214,10 @@ class MultivariateNormal(Prior):
         low: Sequence[float | None] | Array | None = None,
         high: Sequence[float | None] | Array | None = None,
     ) -> None:
-        self.names = _checked_names(list(names))
+        self.names = checked_names(list(names))
         dim = len(self.names)
-        self.mean = _numbers("mean", mean, (dim,))
-        self.covariance = _numbers("covariance", covariance, (dim, dim))
+        self.mean = finite_numbers("mean", mean, (dim,))
+        self.covariance = finite_numbers("covariance", covariance, (dim, dim))
         self.low, self.high = _bound("low", low, dim, -np.inf), _bound("high", high, dim, np.inf)
         for name, a, b in zip(self.names, self.low, self.high, strict=True):
             if not a < b:
@@ -319,7 +320,8 @@ class MultivariateNormal(Prior):
         return spec
 
 
-def _numbers(what: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
+def finite_numbers(what: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Return finite numbers of a shape; ValueError or TypeError that names `what` otherwise."""
     try:
         array = np.array(value, dtype=float)
     except (TypeError, ValueError):
@@ -341,188 +343,3 @@ def _bound(
     for entry in filled:
         check_number(f"an entry of {what}", entry)
     return np.array(filled, dtype=float)
-
-
-class Dirichlet(Prior):
-    """Shares of a whole: positive parameters that add up to one.
-
-        p(theta) = Gamma(sum_k a_k) / prod_k Gamma(a_k)  prod_k theta_k^(a_k - 1)
-
-    a density of the first D - 1 parameters; the last one is what they leave.
-
-    Arguments:
-        names: D names, at least two.
-        concentration: a, shape (D,), positive; all 1: every division is equally probable.
-
-    Raises: ValueError or TypeError naming what is wrong.
-    """
-
-    def __init__(self, names: Sequence[str], concentration: ArrayLike) -> None:
-        self.names = _checked_names(list(names))
-        dim = len(self.names)
-        if dim < 2:
-            raise ValueError(f"dirichlet needs at least two names, got {list(self.names)}")
-        self.concentration = _numbers("concentration", concentration, (dim,))
-        if not np.all(self.concentration > 0):
-            raise ValueError(f"concentration must be positive, got {self.concentration.tolist()}")
-        self.low, self.high = np.zeros(dim), np.ones(dim)
-
-    @property
-    def simplexes(self) -> tuple[tuple[int, ...], ...]:
-        return (tuple(range(len(self.names))),)
-
-    def sample(self, rng: Generator, n: int) -> Array:
-        return rng.dirichlet(self.concentration, n)
-
-    def log_prob(self, theta: ArrayLike) -> Array:
-        from scipy.special import gammaln, xlogy
-
-        rows, a = self._rows(theta), self.concentration
-        inside = np.all(rows >= 0, axis=1) & (np.abs(rows.sum(axis=1) - 1) < 1e-5)
-        with np.errstate(divide="ignore"):
-            density = xlogy(a - 1, np.clip(rows, 0, 1)).sum(axis=1)
-        density += gammaln(a.sum()) - gammaln(a).sum()
-        return np.where(inside, density, -np.inf)
-
-    def spec(self) -> dict[str, Any]:
-        return {
-            "name": "dirichlet",
-            "names": list(self.names),
-            "concentration": self.concentration.tolist(),
-        }
-
-
-class Product(Prior):
-    """Independent groups of parameters, each with a prior of its own.
-
-    Arguments:
-        parts: the priors of the groups, in the order of theta's columns; also in their JSON form.
-
-    Raises: ValueError naming a parameter that two groups have.
-    """
-
-    def __init__(self, parts: Sequence[Prior | Mapping[str, Any]]) -> None:
-        if isinstance(parts, Mapping) or not parts:
-            raise ValueError(f"product needs a list of priors, got {parts!r}")
-        self.parts = tuple(prior_from(part) for part in parts)
-        self.names = _checked_names([name for part in self.parts for name in part.names])
-        self.low = np.concatenate([part.low for part in self.parts])
-        self.high = np.concatenate([part.high for part in self.parts])
-        if without := [part for part in self.parts if not part.has_density]:
-            raise ValueError(f"product needs priors with a density, got {without[0]}")
-
-    @property
-    def scales(self) -> tuple[str, ...]:
-        return tuple(scale for part in self.parts for scale in part.scales)
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        return tuple(kind for part in self.parts for kind in part.kinds)
-
-    @property
-    def simplexes(self) -> tuple[tuple[int, ...], ...]:
-        found, first = [], 0
-        for part in self.parts:
-            found += [tuple(first + column for column in group) for group in part.simplexes]
-            first += len(part.names)
-        return tuple(found)
-
-    def sample(self, rng: Generator, n: int) -> Array:
-        return np.concatenate([part.sample(rng, n) for part in self.parts], axis=1)
-
-    @property
-    def has_quantile(self) -> bool:
-        return all(part.has_quantile for part in self.parts)
-
-    def quantile(self, u: Array) -> Array:
-        return np.concatenate([p.quantile(c) for p, c in self._columns(u)], axis=1)
-
-    def cube(self, theta: Array) -> Array:
-        return np.concatenate([p.cube(c) for p, c in self._columns(theta)], axis=1)
-
-    def log_prob(self, theta: ArrayLike) -> Array:
-        columns = self._columns(self._rows(theta))
-        return np.sum([part.log_prob(rows) for part, rows in columns], axis=0)
-
-    def spec(self) -> dict[str, Any]:
-        return {"name": "product", "parts": [part.spec() for part in self.parts]}
-
-    def _columns(self, rows: Array) -> list[tuple[Prior, Array]]:
-        edges = np.cumsum([len(part.names) for part in self.parts])[:-1]
-        return list(zip(self.parts, np.split(rows, edges, axis=1), strict=True))
-
-
-JOINT: dict[str, type[Prior]] = {
-    "dirichlet": Dirichlet,
-    "multivariate_normal": MultivariateNormal,
-    "product": Product,
-}
-JOINT_KEYS = {  # those that are needed, and others
-    "dirichlet": (("names", "concentration"), ()),
-    "multivariate_normal": (("names", "mean", "covariance"), ("low", "high")),
-    "product": (("parts",), ()),
-}
-
-
-def prior_from(spec: Prior | Mapping[str, Any]) -> Prior:
-    """Build a prior from its JSON form or from distributions by name; a prior is returned as it is.
-
-        {"mu": {"name": "uniform", "low": -3, "high": 3}, ...}       independent parameters
-        {"mu": Uniform(-3, 3), ...}                                  the same in Python
-        {"mu": scipy.stats.gamma(2.0), ...}                          a frozen distribution of scipy.stats
-        {"name": "multivariate_normal", "names": [...], "mean": [...], "covariance": [[...]]}
-        {"name": "dirichlet", "names": [...], "concentration": [...]}
-        {"name": "product", "parts": [..., ...]}                     independent groups
-        {"name": "data", "path": "rows.npy"}                         the rows of a data set
-
-    Raises: ValueError or TypeError naming the key, the value and what is valid.
-    """
-    if isinstance(spec, Prior):
-        return spec
-    if not isinstance(spec, Mapping):
-        raise TypeError(f"a prior must map parameter names to distributions, got {spec!r}")
-    if isinstance(spec.get("name"), str):
-        return _joint_from(spec)
-    from simulators.frozen import distribution_of
-
-    return Independent({name: distribution_of(str(name), value) for name, value in spec.items()})
-
-
-def follows_from_spec(prior: Prior) -> bool:
-    """Say whether `prior_from` makes this very prior of its JSON form: not one of a class of your own."""
-    try:
-        again = prior_from(json.loads(json.dumps(prior.spec())))
-    except (TypeError, ValueError):
-        return False
-    if type(again) is not type(prior) or again != prior:
-        return False
-    kinds = [list(map(type, getattr(p, "distributions", {}).values())) for p in (again, prior)]
-    return kinds[0] == kinds[1]
-
-
-def _joint_from(spec: Mapping[str, Any]) -> Prior:
-    if spec["name"] == "data":
-        return _data_from(spec)
-    kind = JOINT.get(spec["name"])
-    if kind is None:
-        raise ValueError(f"unknown prior {spec['name']!r}; valid: {', '.join((*JOINT, 'data'))}")
-    given = {key: value for key, value in spec.items() if key != "name"}
-    needed, others = JOINT_KEYS[spec["name"]]
-    if unknown := [key for key in given if key not in (*needed, *others)]:
-        valid = ", ".join(("name", *needed, *others))
-        raise ValueError(f"{spec['name']} has no key {unknown[0]!r}; valid: {valid}")
-    if missing := [key for key in needed if key not in given]:
-        raise ValueError(f"{spec['name']} lacks the key {missing[0]!r}")
-    return kind(**given)
-
-
-def _data_from(spec: Mapping[str, Any]) -> Prior:
-    """Build a prior that is a data set."""
-    import inspect
-
-    from simulators.data_prior import DataPrior  # which needs this module
-
-    valid = ["name", "path", *list(inspect.signature(DataPrior).parameters)[1:]]
-    if unknown := [key for key in spec if key not in valid]:
-        raise ValueError(f"data has no key {unknown[0]!r}; valid: {', '.join(valid)}")
-    return DataPrior.from_spec(dict(spec))

@@ -16,7 +16,8 @@ from typing import Any
 from simulators.call import close_match, parameters_of
 from simulators.cell import PLACE
 from simulators.factory import SimulatorFactory, check_arguments
-from simulators.prior import prior_from
+from simulators.observation import Observe
+from simulators.prior_spec import prior_from
 from simulators.program import Program
 from simulators.simulator import PriorLike, Simulator
 
@@ -137,6 +138,16 @@ def definition(name: str, what: str) -> Any:
         raise LookupError(f"{what} {name!r}: write 'file.py:name' or 'package.module:name'")
     module = _file_module(Path(place)) if place.endswith(".py") else _module(place, name)
     return _attribute(module, attribute, name)
+
+
+def load_augmentation(name: str) -> Observe:
+    """Return the augmentation `file.py:function` or `package.module:function`: `function(x, rng)` of one row.
+
+    Raises:
+        LookupError: nothing of this name.
+        TypeError: it is no function.
+    """
+    return Observe(name, definition(name, "augmentation"), batched=False)
 
 
 def _plug_ins() -> dict[str, EntryPoint]:

@@ -15,7 +15,8 @@ from simulators.call import Call
 from simulators.distribution import Array, Distribution
 from simulators.observation import Observe, Seeds
 from simulators.output import OutputError, by_name, own_arrays, shared
-from simulators.prior import Prior, follows_from_spec, prior_from
+from simulators.prior import Prior
+from simulators.prior_spec import follows_from_spec, prior_from
 from simulators.source import Source, folder_of, source_of
 
 Outputs = dict[str, NDArray[Any]]

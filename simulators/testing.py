@@ -21,7 +21,7 @@ import numpy as np
 from numpy.random import Generator
 
 from simulators.distribution import Array
-from simulators.prior import follows_from_spec, prior_from
+from simulators.prior_spec import follows_from_spec, prior_from
 from simulators.simulator import Outputs, Simulator
 
 

@@ -26,8 +26,8 @@ from benchmarks.paper.cmpe_paper import CMPEPaper
 from estimators.estimator import Estimator
 from estimators.network import free_form_network
 from estimators.network.base import FreeForm
-from estimators.posterior import SamplingSteps
 from estimators.problem import InferenceProblem
+from estimators.sampling_steps import SamplingSteps
 
 FREQUENCIES = 32
 SUMMARY = "naive_cnn"

@@ -41,8 +41,8 @@ from benchmarks.paper.protocol import IGNORE, PROTOCOLS, one_of, switch
 from estimators.checks import within
 from estimators.consistency import ConsistencyEstimator, log_normal_probabilities
 from estimators.network.time import LogTimeFeatures
-from estimators.posterior import SamplingSteps
 from estimators.problem import InferenceProblem
+from estimators.sampling_steps import SamplingSteps
 from estimators.transform import LIMIT
 
 FREQUENCIES = 16  # of log t

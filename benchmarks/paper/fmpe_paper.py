@@ -29,8 +29,8 @@ from torch import Tensor
 from benchmarks.paper.mlp import PaperMLP
 from benchmarks.paper.protocol import IGNORE, KeepsLastWeights, one_of, switch
 from estimators.checks import within
-from estimators.posterior import SamplingSteps
 from estimators.problem import InferenceProblem
+from estimators.sampling_steps import SamplingSteps
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "as_coded": {

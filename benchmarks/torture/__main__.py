@@ -30,7 +30,8 @@ os.environ |= {
 }  # fmt: skip
 
 from benchmarks.torture.base import Base
-from benchmarks.torture.trials import BAD, SHARES, make
+from benchmarks.torture.trial import BAD
+from benchmarks.torture.trials import SHARES, make
 
 VERDICTS = ("equal", "clear error", *BAD)
 ROOT = Path(__file__).parents[2]

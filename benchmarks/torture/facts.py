@@ -12,14 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from benchmarks.torture.command import Child, Done, run
-
-if TYPE_CHECKING:
-    from benchmarks.torture.base import Base
 
 READING = ("status", "failures", "store info", "sample", "report")
 BAR = " | "
@@ -34,10 +31,23 @@ TIMED = re.compile(r"(?:\b|_)(seconds?|rate|times?|busy|eta)\b|git revision|^ver
 DURATION = re.compile(r"^[\d.e+-]+ ?(s|ms|us|µs|m|min|h)$|^\d+[hm]\d+[ms]$|^(\d+h)?(\d+m)?\d+s$")
 
 
+class Places(Protocol):
+    """Where a run under torture is, a folder that may be full, and the observation of `sample`."""
+
+    @property
+    def run(self) -> Path: ...
+
+    @property
+    def disk(self) -> Path: ...
+
+    @property
+    def observation(self) -> Path: ...
+
+
 # --- what the commands that only read say ------------------------------------------------------------
 
 
-def reading(base: Base) -> list[list[str]]:
+def reading(base: Places) -> list[list[str]]:
     """Return the commands that only read, in the order of `READING`."""
     run, out = ["-o", str(base.run)], str(base.disk / "tmp" / "draws.npz")
     return [
@@ -49,7 +59,7 @@ def reading(base: Base) -> list[list[str]]:
     ]
 
 
-def told(base: Base, wanted: tuple[str, ...] = READING) -> dict[str, Any]:
+def told(base: Places, wanted: tuple[str, ...] = READING) -> dict[str, Any]:
     """Return what each command said: its values, or the `Done` of one that failed."""
     pairs = zip(reading(base), READING, strict=True)
     commands = [argv for argv, name in pairs if name in wanted]
@@ -69,7 +79,7 @@ def _padded(done: list[Done], commands: list[list[str]]) -> list[Done]:
     return done
 
 
-def values(base: Base, name: str, done: Done) -> Any:
+def values(base: Places, name: str, done: Done) -> Any:
     """Return what a command that succeeded said."""
     if name == "sample":
         with np.load(base.disk / "tmp" / "draws.npz") as file:
@@ -185,7 +195,7 @@ def _counted(name: str, stream: str, quiet: dict[str, Any], now: dict[str, Any] 
 # --- what a finished run holds -----------------------------------------------------------------------
 
 
-def final(base: Base) -> dict[str, Any]:
+def final(base: Places) -> dict[str, Any]:
     """Return all that a finished run reports, each part by its name; an error where it cannot be read."""
     commands = [*reading(base), ["store", "verify", "--json", "-o", str(base.run)]]
     path = base.disk / "tmp" / "facts.pickle"
@@ -376,22 +386,3 @@ def _change(quiet: Any, now: Any) -> str:
     if isinstance(now, Done):
         return f"code {now.code}: {(now.message or now.err)[-200:]}"
     return f"{quiet} -> {now}"[:300]
-
-
-def tail(done: Done) -> str:
-    """Return the last frame of the product and the exception of a traceback."""
-    frames = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', done.err)
-    ours = [
-        f
-        for f in frames
-        if re.search(r"/(pipeline|evaluation|estimators|simulators|cluster)/", f[0])
-    ]
-    last = done.err.strip().splitlines()[-1:] or [""]
-    errors = [
-        line
-        for line in done.err.splitlines()
-        if re.match(r"^[\w.]+(Error|Exception|Interrupt)\b", line)
-    ]
-    where = "/".join(Path(ours[-1][0]).parts[-2:]) + f":{ours[-1][2]}" if ours else "?"
-    text = (errors or last)[-1]
-    return f"{where}: {re.sub(r'/[^ :]*/', '', text)[:120]}"

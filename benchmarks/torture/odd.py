@@ -21,7 +21,7 @@ from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
     from benchmarks.torture.base import Base
-    from benchmarks.torture.trials import Trial
+    from benchmarks.torture.trial import Trial
 
 BUDGET = 40
 OWN = Path(__file__).with_name("odd_simulators.py")

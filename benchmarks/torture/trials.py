@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from benchmarks.torture import facts, odd
 from benchmarks.torture.base import Base
 from benchmarks.torture.command import OUTSIDE, Blow, Child, Done, descendants, one
 from benchmarks.torture.injure import IRREPLACEABLE, injure
+from benchmarks.torture.trial import Trial
 
-BAD = ("hang", "traceback", "silent", "stuck")  # the worst first
 ROUNDS = 6  # of doing what messages say
 WITH_RAY = """
 from benchmarks.torture.cheap import cheap
@@ -37,47 +36,6 @@ SHARES = {
     "odd": 7,
     "ray": 1,
 }  # of a hundred trials
-
-
-@dataclass
-class Trial:
-    """What became of a trial; `problems` are (verdict, cause, detail)."""
-
-    name: str
-    kind: str = ""
-    what: str = ""
-    how: str = ""
-    where: str = ""
-    problems: list[tuple[str, str, str]] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    cpu: float = 0.0
-
-    @property
-    def verdict(self) -> str:
-        worst = [kind for kind in BAD if any(kind == problem[0] for problem in self.problems)]
-        return worst[0] if worst else "clear error" if self.errors else "equal"
-
-    def bad(self, verdict: str, cause: str, detail: str = "") -> None:
-        self.problems.append((verdict, cause, detail[:500]))
-
-    def judge(self, done: Done, allowed: tuple[int, ...] = (0,)) -> bool:
-        """Note a hang or a traceback, or a failure without a message; return whether it may go on."""
-        if done.hung:
-            self.bad("hang", f"{done.shown} hangs", done.err[-300:])
-        elif done.traceback:
-            self.bad("traceback", f"{done.shown}: {facts.tail(done)}", done.err[-1500:])
-        elif done.code not in allowed and not done.clear:
-            self.bad(
-                "traceback", f"{done.shown}: code {done.code} without a message", done.err[-300:]
-            )
-        else:
-            return True
-        return False
-
-    def plain(self) -> dict[str, Any]:
-        return asdict(self) | {"verdict": self.verdict}
 
 
 def make(base: Base, name: str) -> Trial:

@@ -14,7 +14,7 @@ T^2 (I - J)^-1, J = dD/dv, so that with r = v - D, to first order in J,
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,16 +22,25 @@ from torch.nn import functional as F
 
 from estimators.jacobian import LARGEST, directional_derivatives
 from estimators.joint.states import TARGET
+from estimators.joint.variables import Variables
 from estimators.ode import midpoint
-
-if TYPE_CHECKING:
-    from estimators.joint.estimator import Joint
 
 STEPS = 40  # of two passes each
 PROBES = 8  # random directions that estimate a trace of more than 20 targets
 
 
-def log_density(joint: Joint, values: Tensor, context: Tensor) -> Tensor:
+class Denoiser(Protocol):
+    """A denoiser D of all variables for noise between epsilon and T."""
+
+    epsilon: float
+    T: float
+    summary: Variables
+
+    def denoise(self, noisy: Tensor, context: Tensor, t: Tensor) -> Tensor:
+        """Return D(v_t, t)."""
+
+
+def log_density(joint: Denoiser, values: Tensor, context: Tensor) -> Tensor:
     """Return log p of the targets given the conditions, in standardised units, shape (rows,).
 
     The trace is exact up to 20 targets; beyond, it is estimated along 8 random directions that are the same in

@@ -27,9 +27,9 @@ from estimators.joint.estimator import Joint, JointSettings
 from estimators.joint.posterior import JointPosterior
 from estimators.joint.states import CONDITION, TARGET
 from estimators.joint.variables import Variables
-from estimators.posterior import SamplingSteps
 from estimators.preconditioning import Preconditioning
 from estimators.problem import InferenceProblem
+from estimators.sampling_steps import SamplingSteps
 from estimators.settings import Exponent, NonNegativeFloat, PositiveFloat, PositiveInt
 
 

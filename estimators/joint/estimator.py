@@ -34,9 +34,9 @@ from estimators.joint.posterior import JointPosterior
 from estimators.joint.states import TARGET, RandomStates
 from estimators.joint.variables import Variables
 from estimators.network.time import LogTimeFeatures
-from estimators.posterior import SamplingSteps
 from estimators.preconditioning import Preconditioning
 from estimators.problem import InferenceProblem
+from estimators.sampling_steps import SamplingSteps
 from estimators.settings import PositiveInt
 
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from estimators.joint.density import log_density
 from estimators.observation import Observation
-from estimators.posterior import Posterior, SamplingSteps
+from estimators.posterior import Posterior
+from estimators.sampling_steps import SamplingSteps
 
 
 class JointPosterior(Posterior):

@@ -12,7 +12,6 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from mlflow.entities import LoggedModelOutput
@@ -22,10 +21,7 @@ from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-from evaluation.tracking.record import Model, Point
-
-if TYPE_CHECKING:
-    from evaluation.tracking.publisher import Known
+from evaluation.tracking.record import Known, Model, Point
 
 WEIGHTS_TAG, VALUE_TAG, MODEL_TAG = "sbiflow.weights", "sbiflow.best_by", "sbiflow.model"
 LOADER = "estimators.pyfunc"  # module that MLflow asks for the model

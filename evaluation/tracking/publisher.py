@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
@@ -18,28 +17,21 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from evaluation.tracking import database
-from evaluation.tracking.record import Added, Data, Point, Record, TrackingError, check_uri
+from evaluation.tracking.record import (
+    Added,
+    Data,
+    Known,
+    Point,
+    Record,
+    TrackingError,
+    check_uri,
+)
 
 KEY_LENGTH, VALUE_LENGTH, TAG_LENGTH, DIGEST_LENGTH = 250, 6000, 5000, 36  # MLflow's limits
 METRICS, PARAMS, TAGS = 1000, 100, 100  # of one batch
 KEY_TAG, FILES_TAG, PARENT_TAG = "sbiflow.key", "sbiflow.artefacts", "mlflow.parentRunId"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # which pages the UI shows first
 Item = TypeVar("Item")
-
-
-@dataclass
-class Known:
-    """What the server has of one MLflow run."""
-
-    run_id: str
-    artifacts: str  # address of its files
-    status: str
-    tags: dict[str, str]
-    parameters: set[str]
-    points: set[tuple[str, int, float]]
-    data: set[str]
-    model: str = ""  # id of the logged model
-    model_tags: dict[str, str] = field(default_factory=dict)
 
 
 class Publisher:

@@ -127,3 +127,18 @@ def check_uri(uri: str) -> None:
         )
     if scheme == "sqlite" and not rest.startswith("////"):
         raise ValueError(f"tracking address {uri!r} is relative to the working directory; {valid}")
+
+
+@dataclass
+class Known:
+    """What the server has of one MLflow run."""
+
+    run_id: str
+    artifacts: str  # address of its files
+    status: str
+    tags: dict[str, str]
+    parameters: set[str]
+    points: set[tuple[str, int, float]]
+    data: set[str]
+    model: str = ""  # id of the logged model
+    model_tags: dict[str, str] = field(default_factory=dict)

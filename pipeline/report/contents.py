@@ -8,10 +8,11 @@ from typing import Any
 
 from pipeline.config import Config, load
 from pipeline.errors import UsageError
-from pipeline.results import Results, TolerantReader, latest_training
+from pipeline.results import Results, latest_training
 from pipeline.run import STREAMS, Run
 from pipeline.simulate import sources
 from pipeline.store import Store
+from pipeline.tolerant_reader import TolerantReader
 
 
 @dataclass(frozen=True)

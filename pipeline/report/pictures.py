@@ -9,8 +9,9 @@ import numpy as np
 
 from evaluation.scale import labels, on_scale
 from pipeline.report.images import image_pictures, image_shape
-from pipeline.results import Results, TolerantReader
+from pipeline.results import Results
 from pipeline.store import Outcome, Store
+from pipeline.tolerant_reader import TolerantReader
 
 MOST_ROWS = 20_000  # simulations that a plot looks at
 NULLS = {"c2st": 0.5, "c2st_paper": 0.5}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,8 +21,18 @@ __all__ = [
     "AgentLoop", "AgentSession", "AgentWork", "Closed", "Order", "ProcessPool", "Report",
 ]  # fmt: skip
 
-if TYPE_CHECKING:
-    from pipeline.simulate.agent import SimulationAgent
+
+class Agent(Protocol):
+    """What the loop needs of its agent, see `pipeline.simulate.agent.SimulationAgent`."""
+
+    name: str
+    started: bool
+
+    def begin(self) -> None: ...
+    def accept(self, work: Work) -> None: ...
+    def ask(self, schema: Schema | None) -> None: ...
+    def settle(self, ids: np.ndarray, outcomes: np.ndarray, busy: float) -> None: ...
+    def note(self, note: Note) -> None: ...
 
 
 class Closed(Exception):
@@ -83,7 +93,7 @@ class AgentWork(Work):
 class AgentSession:
     """What the loop knows of the store: where its workers write, as soon as the driver has said it."""
 
-    def __init__(self, agent: SimulationAgent) -> None:
+    def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.schema: Schema | None = None
         self.rows_per_shard = 1
@@ -124,7 +134,7 @@ class AgentSession:
 class AgentLoop(Driver):
     """The driver's loop over the processes of an agent, which ends when it is told to."""
 
-    def __init__(self, agent: SimulationAgent, *arguments: Any) -> None:
+    def __init__(self, agent: Agent, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.agent = agent
 

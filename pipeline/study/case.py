@@ -135,3 +135,14 @@ def _check_different(found: list[StudyCase]) -> None:
         if case.digest in seen:
             raise UsageError(f"cases {seen[case.digest]} and {case.name} have equal settings")
         seen[case.digest] = case.name
+
+
+def steps_of(config: Config) -> int:
+    """Return the optimiser steps of a training, if no simulation fails."""
+    from pipeline.train.setup import DEFAULT_STEPS
+
+    train = config.train
+    if train.epochs is None:
+        return train.steps or DEFAULT_STEPS
+    rows = round(config.budget * (1 - train.validation))
+    return max(1, round(train.epochs * (rows // train.batch_size)))

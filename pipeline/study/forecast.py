@@ -17,7 +17,7 @@ from pipeline.plan.stage import probe
 from pipeline.simulate.setup import spec_of
 from pipeline.store import Outcome, Rows
 from pipeline.store.observation import without_row
-from pipeline.study.case import StudyCase
+from pipeline.study.case import StudyCase, steps_of
 from pipeline.study.schema import Study
 from pipeline.study.stage import prepare
 
@@ -64,17 +64,6 @@ def forecast(study: Study, folder: Path, words: Iterable[str] = ()) -> dict[str,
         "wall_seconds": simulating / cores + training / parallel,
         "rates": list(rates.values()),
     }
-
-
-def steps_of(config: Config) -> int:
-    """Return the optimiser steps of a training, if no simulation fails."""
-    from pipeline.train.setup import DEFAULT_STEPS
-
-    train = config.train
-    if train.epochs is None:
-        return train.steps or DEFAULT_STEPS
-    rows = round(config.budget * (1 - train.validation))
-    return max(1, round(train.epochs * (rows // train.batch_size)))
 
 
 def _draws(cases: Sequence[StudyCase]) -> int:

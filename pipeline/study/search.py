@@ -26,8 +26,7 @@ from pipeline.progress import Progress, log
 from pipeline.run import Run
 from pipeline.simulate.stage import connected
 from pipeline.stop import Stop
-from pipeline.study.case import StudyCase
-from pipeline.study.forecast import steps_of
+from pipeline.study.case import StudyCase, steps_of
 from pipeline.study.naming import label
 from pipeline.study.results import measured
 from pipeline.study.schedule import Tasks

@@ -18,10 +18,10 @@ from pipeline.results import (
     DONE,
     METRICS,
     WEIGHTS,
-    TolerantReader,
 )
 from pipeline.run import STREAMS, Run
 from pipeline.store import Store
+from pipeline.tolerant_reader import TolerantReader
 
 MOST_FAILURES = 1000  # rows of the table
 File = tuple[Path, str]

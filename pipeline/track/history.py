@@ -27,10 +27,10 @@ from pipeline.results import (
     METRICS,
     WEIGHTS,
     Results,
-    TolerantReader,
     abc_done,
 )
 from pipeline.run import STREAMS, Run
+from pipeline.tolerant_reader import TolerantReader
 from pipeline.track import artefacts, points
 from pipeline.track.model import model_of
 from pipeline.track.outcome import Event, RunStatus, outcome

@@ -194,7 +194,7 @@ class Loop:
             self._begin(self.phase + 1)
         batch = batch.to(self.ranks.device)
         self._generator.manual_seed(mix(hyperparameters.seed, TrainingStream.TRAINING, step, 0))
-        with batch_that_fits(self, batch):
+        with batch_that_fits(self._attempt, batch, hyperparameters, self.ranks):
             loss = self.differentiate(batch, hyperparameters.accumulate)
         gradients = self.weights.gradients()
         self.ranks.mean(gradients)
@@ -218,6 +218,14 @@ class Loop:
             loss.backward()
             losses.append(loss.detach())
         return losses[0] if parts == 1 else torch.stack(losses).sum()
+
+    def _attempt(self, batch: Batch) -> None:
+        """Compute the gradients of a batch once more, in memory that holds no others."""
+        for parameter in self.weights.parameters:
+            parameter.grad = None
+        if self.ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.differentiate(batch, 1)
 
     def _loss(self, batch: Batch) -> Tensor:
         """Return the loss of a step: that of its batch, or of as many examples made from earlier batches.

@@ -40,7 +40,8 @@ from pipeline.train.ranks import Ranks
 from pipeline.train.row_weights import MOST, prior_weights, require_quantiles
 from pipeline.train.validation import shortest_interval
 from simulators import Prior, prior_from
-from simulators.observation import Observe, load_augmentation
+from simulators.observation import Observe
+from simulators.registry import load_augmentation
 
 DEFAULT_STEPS = 30_000
 VALIDATIONS = 100  # of a training, unless `train.validate_every` says otherwise

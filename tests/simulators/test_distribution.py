@@ -11,7 +11,8 @@ from scipy import stats
 from scipy.integrate import quad
 
 from simulators import LogNormal, LogUniform, Normal, TruncatedNormal, Uniform
-from simulators.distribution import Distribution, distribution_from
+from simulators.distribution import Distribution
+from simulators.distribution_spec import distribution_from
 
 CASES = [
     (Uniform(-3, 3), stats.uniform(-3, 6)),
