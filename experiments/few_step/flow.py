@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 import estimators
-from estimators.checks import within
 from estimators.consistency import ConsistencyEstimator
 from estimators.ensemble import Ensemble
 from estimators.estimator import Estimator, Phase
@@ -31,21 +30,26 @@ from estimators.network import free_form_network
 from estimators.network.time import LogTimeFeatures
 from estimators.npse import NPSE
 from estimators.problem import InferenceProblem
+from estimators.settings import (
+    EstimatorSettings,
+    Exponent,
+    Float,
+    NetworkSpec,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+)
 
 H = 5e-3  # of log t, in differences
 
 
-class FewStep(ConsistencyEstimator):
-    """Base of the few-step methods: the network, the source of D, and draws.
-
-    A subclass defines `loss`.
+class FewStepSettings(EstimatorSettings, NetworkSpec):
+    """Settings of the few-step methods.
 
     Arguments:
-        problem: names, bounds and shapes.
-        teacher: folder of a saved `npse`, `fmpe` or `ensemble` of these, where D comes from; none: from
+        teacher: folder of a saved `npse`, `fmpe` or `ensemble` of these, where D comes from; None: from
             the simulations.
-        start: folder of a saved `npse` with whose first network G starts; none: at random.
-        network, width, depth, dropout: of G.
+        start: folder of a saved `npse` with whose first network G starts; None: at random.
         features: frequencies of log t that G sees.
         input_scale: factor on the inputs of G.
         epsilon, T: the shortest and the longest time.
@@ -56,42 +60,47 @@ class FewStep(ConsistencyEstimator):
         bounds: treatment of bounded parameters; a teacher's must be the same.
     """
 
-    def __init__(
-        self,
-        problem: InferenceProblem,
-        *,
-        teacher: str | None = None,
-        start: str | None = None,
-        network: str = "mlp",
-        width: int | None = None,
-        depth: int | None = None,
-        dropout: float | None = None,
-        features: int = 16,
-        input_scale: float = 6.0,
-        epsilon: float = 2e-3,
-        T: float = 10.0,
-        rho: float = 7.0,
-        p_mean: float = -1.0,
-        p_std: float = 2.0,
-        jitter: float = 0.05,
-        sampling_steps: int = 10,
-        bounds: str = "reflect",
-    ) -> None:
-        within("p_std", p_std, 1e-6)
-        within("jitter", jitter, 0)
-        super().__init__(problem, bounds=bounds, summary="identity", summary_arguments=None)
-        self.input_scale, self.sampling_steps = input_scale, sampling_steps
-        self.epsilon, self.T, self.rho = epsilon, T, rho
-        self.p_mean, self.p_std = p_mean, p_std
-        self.features = LogTimeFeatures(features)
-        size = {"width": width, "depth": depth, "dropout": dropout}
-        self.network = free_form_network(
-            network, problem.size, self.summary.width, self.times_seen * self.features.width, size
-        )
+    teacher: str | None = None
+    start: str | None = None
+    features: PositiveInt = 16
+    input_scale: Float = 6.0
+    epsilon: PositiveFloat = 2e-3
+    T: PositiveFloat = 10.0
+    rho: Exponent = 7.0
+    p_mean: Float = -1.0
+    p_std: PositiveFloat = 2.0
+    jitter: NonNegativeFloat = 0.05
+    sampling_steps: PositiveInt = 10
+
+
+class FewStep(ConsistencyEstimator):
+    """Base of the few-step methods: the network, the source of D, and draws.
+
+    A subclass defines `loss`.
+
+    Arguments:
+        problem: names, bounds and shapes.
+        settings: see `FewStepSettings`.
+
+    Raises:
+        LookupError, ValueError, TypeError: a setting that is not valid.
+    """
+
+    settings_type: type[FewStepSettings] = FewStepSettings
+
+    def __init__(self, problem: InferenceProblem, settings: FewStepSettings) -> None:
+        super().__init__(problem, settings)
+        self.input_scale, self.sampling_steps = settings.input_scale, settings.sampling_steps
+        self.epsilon, self.T, self.rho = settings.epsilon, settings.T, settings.rho
+        self.p_mean, self.p_std = settings.p_mean, settings.p_std
+        self.features = LogTimeFeatures(settings.features)
+        sizes = problem.size, self.summary.width, self.times_seen * self.features.width
+        self.network = free_form_network(settings.network, *sizes, settings.network_settings)
+        teacher, bounds = settings.teacher, settings.bounds
         self._teacher = (teacher and _rested(teacher, bounds),)  # a tuple: no module of this one
-        self.jitter = jitter if teacher else 0.0
-        if start is not None:
-            self._start(_rested(start, bounds))
+        self.jitter = settings.jitter if teacher else 0.0
+        if settings.start is not None:
+            self._start(_rested(settings.start, bounds))
 
     times_seen = 1  # times that G sees
 

@@ -14,14 +14,31 @@ Geng, Deng, Bai, Kolter, He: Mean Flows for One-step Generative Modeling (2025),
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from estimators.checks import within
 from estimators.problem import InferenceProblem
-from experiments.few_step.flow import along_path
+from estimators.settings import Flag, NonNegativeFloat
+from experiments.few_step.flow import FewStepSettings, along_path
 from experiments.few_step.flow_map import FlowMap
+
+
+class MeanFlowSettings(FewStepSettings):
+    """Settings of `MeanFlow`.
+
+    Arguments:
+        apart: share of the pairs with r < t.
+        power, c: of the adaptive weight; 0 is the squared error.
+        restart: whether noise is added again between passes.
+    """
+
+    apart: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.5
+    power: NonNegativeFloat = 1.0
+    c: Annotated[float, Field(strict=True, ge=1e-12)] = 1e-3
+    restart: Flag = False
 
 
 class MeanFlow(FlowMap):
@@ -29,50 +46,18 @@ class MeanFlow(FlowMap):
 
     Arguments:
         problem: names, bounds and shapes.
-        apart: share of the pairs with r < t.
-        power, c: of the adaptive weight; 0 is the squared error.
-        restart: whether noise is added again between passes.
-        others: of the base, see `FewStep`.
+        settings: see `MeanFlowSettings`.
+
+    Raises:
+        LookupError, ValueError, TypeError: a setting that is not valid.
     """
 
-    def __init__(
-        self,
-        problem: InferenceProblem,
-        *,
-        apart: float = 0.5,
-        power: float = 1.0,
-        c: float = 1e-3,
-        restart: bool = False,
-        teacher: str | None = None,
-        start: str | None = None,
-        width: int | None = None,
-        depth: int | None = None,
-        dropout: float | None = None,
-        input_scale: float = 6.0,
-        p_mean: float = -1.0,
-        p_std: float = 2.0,
-        jitter: float = 0.05,
-        sampling_steps: int = 10,
-        bounds: str = "reflect",
-    ) -> None:
-        within("apart", apart, 0, 1)
-        within("power", power, 0)
-        within("c", c, 1e-12)
-        super().__init__(
-            problem,
-            teacher=teacher,
-            start=start,
-            width=width,
-            depth=depth,
-            dropout=dropout,
-            input_scale=input_scale,
-            p_mean=p_mean,
-            p_std=p_std,
-            jitter=jitter,
-            sampling_steps=sampling_steps,
-            bounds=bounds,
-        )
-        self.apart, self.power, self.c, self.restart = apart, power, c, restart
+    settings_type = MeanFlowSettings
+
+    def __init__(self, problem: InferenceProblem, settings: MeanFlowSettings) -> None:
+        super().__init__(problem, settings)
+        self.apart, self.power = settings.apart, settings.power
+        self.c, self.restart = settings.c, settings.restart
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
         u, context = self.points(theta, x)

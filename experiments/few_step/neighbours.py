@@ -12,14 +12,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from estimators.checks import within
 from estimators.consistency import log_normal_probabilities
 from estimators.problem import InferenceProblem
-from experiments.few_step.flow import FewStep
+from experiments.few_step.flow import FewStep, FewStepSettings
+
+
+class NeighboursSettings(FewStepSettings):
+    """Settings of `Neighbours`.
+
+    Arguments:
+        intervals: N of the grid.
+        huber: c / sqrt(D).
+    """
+
+    intervals: Annotated[int, Field(strict=True, ge=2)] = 40
+    huber: Annotated[float, Field(strict=True, ge=1e-9)] = 0.01
 
 
 class Neighbours(FewStep):
@@ -27,51 +40,22 @@ class Neighbours(FewStep):
 
     Arguments:
         problem: names, bounds and shapes.
-        intervals: N of the grid.
-        huber: c / sqrt(D).
-        others: of the base, see `FewStep`.
+        settings: see `NeighboursSettings`.
+
+    Raises:
+        LookupError, ValueError, TypeError: a setting that is not valid.
     """
 
     table: Tensor
     edges: Tensor
 
-    def __init__(
-        self,
-        problem: InferenceProblem,
-        *,
-        intervals: int = 40,
-        huber: float = 0.01,
-        teacher: str | None = None,
-        start: str | None = None,
-        width: int | None = None,
-        depth: int | None = None,
-        dropout: float | None = None,
-        input_scale: float = 6.0,
-        p_mean: float = -1.0,
-        p_std: float = 2.0,
-        jitter: float = 0.05,
-        sampling_steps: int = 10,
-        bounds: str = "reflect",
-    ) -> None:
-        within("intervals", intervals, 2, integer=True)
-        within("huber", huber, 1e-9)
-        super().__init__(
-            problem,
-            teacher=teacher,
-            start=start,
-            width=width,
-            depth=depth,
-            dropout=dropout,
-            input_scale=input_scale,
-            p_mean=p_mean,
-            p_std=p_std,
-            jitter=jitter,
-            sampling_steps=sampling_steps,
-            bounds=bounds,
-        )
-        self.c = huber * math.sqrt(problem.size)
-        t = self.grid(intervals)
-        shares = log_normal_probabilities(t, p_mean, p_std)
+    settings_type = NeighboursSettings
+
+    def __init__(self, problem: InferenceProblem, settings: NeighboursSettings) -> None:
+        super().__init__(problem, settings)
+        self.c = settings.huber * math.sqrt(problem.size)
+        t = self.grid(settings.intervals)
+        shares = log_normal_probabilities(t, settings.p_mean, settings.p_std)
         weights = 1 / t.diff()
         table = torch.stack([t[:-1], t[1:], weights / (weights * shares).sum()], 1)
         self.register_buffer("table", table.float(), persistent=False)

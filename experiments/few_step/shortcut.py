@@ -11,13 +11,25 @@ Frans, Hafner, Levine, Abbeel: One Step Diffusion via Shortcut Models (2024), ar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from estimators.checks import within
 from estimators.problem import InferenceProblem
+from experiments.few_step.flow import FewStepSettings
 from experiments.few_step.flow_map import FlowMap
+
+
+class ShortcutSettings(FewStepSettings):
+    """Settings of `Shortcut`.
+
+    Arguments:
+        apart: share of the pairs with r < t.
+    """
+
+    apart: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.25
 
 
 class Shortcut(FlowMap):
@@ -25,43 +37,17 @@ class Shortcut(FlowMap):
 
     Arguments:
         problem: names, bounds and shapes.
-        apart: share of the pairs with r < t.
-        others: of the base, see `FewStep`.
+        settings: see `ShortcutSettings`.
+
+    Raises:
+        LookupError, ValueError, TypeError: a setting that is not valid.
     """
 
-    def __init__(
-        self,
-        problem: InferenceProblem,
-        *,
-        apart: float = 0.25,
-        teacher: str | None = None,
-        start: str | None = None,
-        width: int | None = None,
-        depth: int | None = None,
-        dropout: float | None = None,
-        input_scale: float = 6.0,
-        p_mean: float = -1.0,
-        p_std: float = 2.0,
-        jitter: float = 0.05,
-        sampling_steps: int = 10,
-        bounds: str = "reflect",
-    ) -> None:
-        within("apart", apart, 0, 1)
-        super().__init__(
-            problem,
-            teacher=teacher,
-            start=start,
-            width=width,
-            depth=depth,
-            dropout=dropout,
-            input_scale=input_scale,
-            p_mean=p_mean,
-            p_std=p_std,
-            jitter=jitter,
-            sampling_steps=sampling_steps,
-            bounds=bounds,
-        )
-        self.apart = apart
+    settings_type = ShortcutSettings
+
+    def __init__(self, problem: InferenceProblem, settings: ShortcutSettings) -> None:
+        super().__init__(problem, settings)
+        self.apart = settings.apart
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
         u, context = self.points(theta, x)

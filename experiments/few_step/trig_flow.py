@@ -16,13 +16,29 @@ Lu, Song: Simplifying, Stabilizing and Scaling Continuous-Time Consistency Model
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from estimators.checks import within
 from estimators.problem import InferenceProblem
-from experiments.few_step.flow import FewStep, along_path
+from estimators.settings import Float, NonNegativeFloat
+from experiments.few_step.flow import FewStep, FewStepSettings, along_path
+
+
+class TrigFlowSettings(FewStepSettings):
+    """Settings of `TrigFlow`.
+
+    Arguments:
+        warmup: share of training in which r grows.
+        c: what tames the tangent g.
+        weight: exponent w of the weight t^-w.
+    """
+
+    warmup: Annotated[float, Field(strict=True, ge=1e-6, le=1)] = 0.3
+    c: NonNegativeFloat = 0.1
+    weight: Float = 0.0
 
 
 class TrigFlow(FewStep):
@@ -30,48 +46,17 @@ class TrigFlow(FewStep):
 
     Arguments:
         problem: names, bounds and shapes.
-        warmup: share of training in which r grows.
-        c: what tames the tangent g.
-        weight: exponent w of the weight t^-w.
-        shared: of the base, see `FewStep`.
+        settings: see `TrigFlowSettings`.
+
+    Raises:
+        LookupError, ValueError, TypeError: a setting that is not valid.
     """
 
-    def __init__(
-        self,
-        problem: InferenceProblem,
-        *,
-        warmup: float = 0.3,
-        c: float = 0.1,
-        weight: float = 0.0,
-        teacher: str | None = None,
-        start: str | None = None,
-        width: int | None = None,
-        depth: int | None = None,
-        dropout: float | None = None,
-        input_scale: float = 6.0,
-        p_mean: float = -1.0,
-        p_std: float = 2.0,
-        jitter: float = 0.05,
-        sampling_steps: int = 10,
-        bounds: str = "reflect",
-    ) -> None:
-        within("warmup", warmup, 1e-6, 1)
-        within("c", c, 0)
-        super().__init__(
-            problem,
-            teacher=teacher,
-            start=start,
-            width=width,
-            depth=depth,
-            dropout=dropout,
-            input_scale=input_scale,
-            p_mean=p_mean,
-            p_std=p_std,
-            jitter=jitter,
-            sampling_steps=sampling_steps,
-            bounds=bounds,
-        )
-        self.warmup, self.c, self.weight = warmup, c, weight
+    settings_type = TrigFlowSettings
+
+    def __init__(self, problem: InferenceProblem, settings: TrigFlowSettings) -> None:
+        super().__init__(problem, settings)
+        self.warmup, self.c, self.weight = settings.warmup, settings.c, settings.weight
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
         u, context = self.points(theta, x)

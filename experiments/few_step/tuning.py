@@ -12,13 +12,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from estimators.checks import within
 from estimators.problem import InferenceProblem
-from experiments.few_step.flow import FewStep
+from estimators.settings import PositiveInt
+from experiments.few_step.flow import FewStep, FewStepSettings
+
+
+class TuningSettings(FewStepSettings):
+    """Settings of `Tuning`.
+
+    Arguments:
+        q: base of the mapping.
+        stages: its largest exponent.
+        huber: c / sqrt(D) of the distance.
+    """
+
+    q: Annotated[float, Field(strict=True, ge=1.001)] = 2.0
+    stages: PositiveInt = 6
+    huber: Annotated[float, Field(strict=True, ge=1e-9)] = 0.01
 
 
 class Tuning(FewStep):
@@ -26,49 +42,18 @@ class Tuning(FewStep):
 
     Arguments:
         problem: names, bounds and shapes.
-        q: base of the mapping.
-        stages: its largest exponent.
-        huber: c / sqrt(D) of the distance.
-        shared: of the base, see `FewStep`.
+        settings: see `TuningSettings`.
+
+    Raises:
+        LookupError, ValueError, TypeError: a setting that is not valid.
     """
 
-    def __init__(
-        self,
-        problem: InferenceProblem,
-        *,
-        q: float = 2.0,
-        stages: int = 6,
-        huber: float = 0.01,
-        teacher: str | None = None,
-        start: str | None = None,
-        width: int | None = None,
-        depth: int | None = None,
-        dropout: float | None = None,
-        input_scale: float = 6.0,
-        p_mean: float = -1.0,
-        p_std: float = 2.0,
-        jitter: float = 0.05,
-        sampling_steps: int = 10,
-        bounds: str = "reflect",
-    ) -> None:
-        within("q", q, 1.001)
-        within("stages", stages, 1, integer=True)
-        within("huber", huber, 1e-9)
-        super().__init__(
-            problem,
-            teacher=teacher,
-            start=start,
-            width=width,
-            depth=depth,
-            dropout=dropout,
-            input_scale=input_scale,
-            p_mean=p_mean,
-            p_std=p_std,
-            jitter=jitter,
-            sampling_steps=sampling_steps,
-            bounds=bounds,
-        )
-        self.q, self.stages, self.c = q, stages, huber * math.sqrt(problem.size)
+    settings_type = TuningSettings
+
+    def __init__(self, problem: InferenceProblem, settings: TuningSettings) -> None:
+        super().__init__(problem, settings)
+        self.q, self.stages = settings.q, settings.stages
+        self.c = settings.huber * math.sqrt(problem.size)
 
     def loss(self, theta: Tensor, x: Mapping[str, Tensor], progress: float) -> Tensor:
         u, context = self.points(theta, x)

@@ -6,9 +6,18 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 # `track.register` is a key, and pydantic's classes happen to have a method of that name, of `abc.ABCMeta`.
 warnings.filterwarnings("ignore", 'Field name "register"', UserWarning)
@@ -21,6 +30,19 @@ class _Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where numbers are meant; they would count as 1 and 0."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and not (_takes(kind, bool) or _takes(kind, Any)):
+            raise ValueError("true and false are not valid here")
+        return value
+
+
+def _takes(kind: Any, wanted: Any) -> bool:
+    return kind is wanted or any(_takes(part, wanted) for part in get_args(kind))
 
 
 def named(value: Any) -> Any:
