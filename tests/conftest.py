@@ -22,6 +22,7 @@ CLUSTERS = (  # Ray, SLURM, many processes
     "tests/pipeline/test_abc.py",
     "tests/pipeline/test_cli.py",
     "tests/pipeline/test_lease.py",
+    "tests/pipeline/test_lease_stage.py",
     "tests/pipeline/test_prior_predictive.py",
     "tests/pipeline/test_schedule.py",
     "tests/pipeline/test_simulate.py",
