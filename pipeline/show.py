@@ -280,6 +280,8 @@ def abc(result: Mapping[str, Any]) -> str:
     columns = (result["names"], result["median"], result["low"], result["high"])
     for name, middle, low, high in zip(*columns, strict=True):
         lines.append(f"  {name:<24} median {middle:<10.4g} 95 % {low:.4g} to {high:.4g}")
+    if "trained" in result:
+        lines.append(f"trained on these simulations and the run's, weighted: {result['trained']}")
     return "\n".join(lines)
 
 

@@ -6,23 +6,28 @@ import hashlib
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.abc.distance import distance_of
+from pipeline.abc.proposal import FIRST
 from pipeline.abc.smc import AbcResult, abc_smc
 from pipeline.config import IMPORTED, Config, simulator_of
 from pipeline.errors import DamagedError, UsageError
 from pipeline.events import Recorder
-from pipeline.files import write_arrays
+from pipeline.files import read_arrays, write_arrays
+from pipeline.infer.observation import Observed
 from pipeline.progress import duration, log
 from pipeline.results import POSTERIOR, abc_done, latest_training, write_abc
 from pipeline.run import STREAMS, Run
 from pipeline.stop import Stop
 from pipeline.store import Store
+from pipeline.store.observation import OBSERVED
 
 Observation = dict[str, np.ndarray]
+DRAWS = 1000  # of the posterior, around which the first generation is proposed
 FORMAT = 1  # raised when equal settings would give other particles
 
 
@@ -56,7 +61,8 @@ def abc(
     settings = _settings(config, run, observation)
     key = _key(settings)
     try:
-        if (done := abc_done(run, key)) is not None:
+        done = abc_done(run, key)
+        if done is not None and complete(run, done):
             log(f"abc: {key} is done")
             return done
     except DamagedError as error:
@@ -67,6 +73,7 @@ def abc(
     folder.mkdir(parents=True, exist_ok=True)
     record({"event": "start", "abc": key})
     write_arrays(folder / "observation.npz", observation)
+    proposal = _first(config, run, observation, folder)
     began = time.monotonic()
     asked = config.abc
     result = abc_smc(
@@ -84,14 +91,52 @@ def abc(
         backend=config.cluster.backend,
         address=config.cluster.address,
         stop=stop,
-        keep=True,
+        proposal=proposal,
+        keep=identity(config, key, settings),
         record=lambda event: record({**event, "abc": key}),
     )
     seconds = round(time.monotonic() - began, 3)
-    content = write_abc(run, key, _content(result, settings, seconds))
+    stored = Store.open(folder / "store")
+    rows = {"rows": stored.counts()["done"], "digest": stored.digest()}
+    content = write_abc(run, key, _content(result, settings, seconds) | rows)
     record({"event": "abc", "abc": key, "seconds": seconds, "simulations": result.simulations})
     log(f"abc: {key}, {sum(result.simulations.values())} simulations, {duration(seconds)}")
     return content
+
+
+def identity(config: Config, key: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the identity of the store of an ABC run."""
+    simulator = simulator_of(config)
+    return {
+        "simulator": simulator.identity(),
+        "names": list(simulator.prior.names),
+        "seed": config.seed,
+        "stream": f"abc-{key}",
+        "block_size": 1,
+        "outputs": OBSERVED,
+        "proposal": {name: settings[name] for name in ("abc", "observation", "timeout")},
+    }
+
+
+def complete(run: Run, done: dict[str, Any]) -> bool:
+    """Return whether the store of a finished ABC run has all its rows; older ones have no store."""
+    counted = done.get("rows")
+    return counted is None or Store.open(run.abc(done["key"]) / "store").counts()["done"] == counted
+
+
+def _first(config: Config, run: Run, observation: Observation, folder: Path) -> np.ndarray | None:
+    """Return the posterior draws for the first generation, drawn once and kept; None: the prior."""
+    if config.abc.proposal == "prior":
+        return None
+    import estimators  # imports torch
+
+    path = folder / FIRST
+    if not path.exists():
+        posterior = estimators.load(_posterior(run))
+        x = Observed.of(posterior.x_shapes, observation).x
+        theta = posterior.sample(x, DRAWS, seed=config.seed)[0].cpu().numpy()
+        write_arrays(path, {"theta": theta.astype(np.float64)})
+    return read_arrays(path)["theta"]
 
 
 def _check(run: Run, observation: Observation) -> None:
@@ -113,6 +158,8 @@ def _check(run: Run, observation: Observation) -> None:
 def _settings(config: Config, run: Run, observation: Observation) -> dict[str, Any]:
     """Return everything that determines the particles."""
     asked = config.abc.model_dump(mode="json")
+    if asked["proposal"] == "prior":  # keys of ABC runs from the prior stay what they were
+        del asked["proposal"]
     if _learns(config):
         asked["posterior"] = latest_training(run)
     seen = hashlib.sha256()
@@ -135,7 +182,7 @@ def _key(settings: dict[str, Any]) -> str:
 
 
 def _learns(config: Config) -> bool:
-    return config.abc.distance == "learned"
+    return config.abc.distance == "learned" or config.abc.proposal == "posterior"
 
 
 def _posterior(run: Run) -> Any:
