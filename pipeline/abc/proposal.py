@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas
 import pyabc
+from pyabc.acceptor import AcceptorResult
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
@@ -137,13 +138,13 @@ class ProposedAcceptor(pyabc.UniformAcceptor):
 
     def __call__(
         self, distance_function: Any, eps: Any, x: Any, x_0: Any, t: int, par: Any
-    ) -> pyabc.AcceptorResult:
+    ) -> AcceptorResult:
         found = super().__call__(distance_function, eps, x, x_0, t, par)
         if t > 0 or not found.accept:
             return found
         z = np.array([[par[label] for label in self.proposal.prior.coordinates.labels]])
         ratio = self.proposal.prior.log_prob(z) - self.proposal.log_prob(z)
-        return pyabc.AcceptorResult(found.distance, found.accept, float(np.exp(ratio[0])))
+        return AcceptorResult(found.distance, found.accept, float(np.exp(ratio[0])))
 
 
 def mixture_log_prob(

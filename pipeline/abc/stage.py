@@ -15,6 +15,7 @@ from pipeline.abc.distance import distance_of
 from pipeline.abc.proposal import FIRST
 from pipeline.abc.smc import AbcResult, abc_smc
 from pipeline.config import IMPORTED, Config, simulator_of
+from pipeline.config.schema import AbcConfig
 from pipeline.errors import DamagedError, UsageError
 from pipeline.events import Recorder
 from pipeline.files import read_arrays, write_arrays
@@ -38,6 +39,7 @@ def abc(
     *,
     stop: Stop,
     record: Recorder | None = None,
+    training: str | None = None,
 ) -> dict[str, Any]:
     """Run ABC-SMC for an observation, continue where it was stopped, or find it done.
 
@@ -47,6 +49,7 @@ def abc(
         observation: the outputs of the simulator by name.
         stop: request to leave; a repeat uses all simulations that are finished.
         record: takes the events for the journal.
+        training: key of the posterior that the settings name; None: the latest.
 
     Returns:
         The content of `done.json`: settings, epsilon of each generation, simulations by outcome, seconds.
@@ -58,7 +61,9 @@ def abc(
     """
     if config.simulator.name == IMPORTED:
         raise UsageError("ABC simulates, and the simulations of this run were made elsewhere")
-    settings = _settings(config, run, observation)
+    if training is None and _learns(config):
+        training = latest_training(run)
+    settings = _settings(config, training, observation)
     key = _key(settings)
     try:
         done = abc_done(run, key)
@@ -67,13 +72,14 @@ def abc(
             return done
     except DamagedError as error:
         log(f"abc: {error}; made anew from its simulations")
-    distance = distance_of(config.abc.distance, _posterior(run) if _learns(config) else None)
+    posterior = None if training is None else run.training(training) / POSTERIOR
+    distance = distance_of(config.abc.distance, posterior)
     _check(run, observation)
     record, folder = record or (lambda event: None), run.abc(key)
     folder.mkdir(parents=True, exist_ok=True)
     record({"event": "start", "abc": key})
     write_arrays(folder / "observation.npz", observation)
-    proposal = _first(config, run, observation, folder)
+    proposal = _first(config, posterior, observation, folder)
     began = time.monotonic()
     asked = config.abc
     result = abc_smc(
@@ -104,6 +110,30 @@ def abc(
     return content
 
 
+def repair(
+    config: Config, run: Run, key: str, *, stop: Stop, record: Recorder | None = None
+) -> None:
+    """Simulate the rows again that the store of a finished ABC run lacks.
+
+    Arguments:
+        config: the configuration of the run; settings of ABC are those that the ABC run had.
+        run, key: the run directory and which of its ABC runs.
+        stop: request to leave.
+        record: takes the events for the journal.
+    """
+    done = abc_done(run, key)
+    if done is None or complete(run, done):
+        return
+    asked = dict(done["settings"]["abc"])
+    training = asked.pop("posterior", None)
+    settings = done["settings"]
+    simulate = config.simulate.model_copy(update={"timeout": settings["timeout"]})
+    changed = {"abc": AbcConfig(**asked), "seed": settings["seed"], "simulate": simulate}
+    config = config.model_copy(update=changed)
+    observation = read_arrays(run.abc(key) / "observation.npz")
+    abc(config, run, observation, stop=stop, record=record, training=training)
+
+
 def identity(config: Config, key: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the identity of the store of an ABC run."""
     simulator = simulator_of(config)
@@ -124,7 +154,9 @@ def complete(run: Run, done: dict[str, Any]) -> bool:
     return counted is None or Store.open(run.abc(done["key"]) / "store").counts()["done"] == counted
 
 
-def _first(config: Config, run: Run, observation: Observation, folder: Path) -> np.ndarray | None:
+def _first(
+    config: Config, posterior: Path | None, observation: Observation, folder: Path
+) -> np.ndarray | None:
     """Return the posterior draws for the first generation, drawn once and kept; None: the prior."""
     if config.abc.proposal == "prior":
         return None
@@ -132,9 +164,10 @@ def _first(config: Config, run: Run, observation: Observation, folder: Path) -> 
 
     path = folder / FIRST
     if not path.exists():
-        posterior = estimators.load(_posterior(run))
-        x = Observed.of(posterior.x_shapes, observation).x
-        theta = posterior.sample(x, DRAWS, seed=config.seed)[0].cpu().numpy()
+        assert posterior is not None
+        loaded = estimators.load(posterior)
+        x = Observed.of(loaded.x_shapes, observation).x
+        theta = loaded.sample(x, DRAWS, seed=config.seed)[0].cpu().numpy()
         write_arrays(path, {"theta": theta.astype(np.float64)})
     return read_arrays(path)["theta"]
 
@@ -155,13 +188,13 @@ def _check(run: Run, observation: Observation) -> None:
             raise UsageError(f"the observation has {given}; the simulator's outputs are {valid}")
 
 
-def _settings(config: Config, run: Run, observation: Observation) -> dict[str, Any]:
+def _settings(config: Config, training: str | None, observation: Observation) -> dict[str, Any]:
     """Return everything that determines the particles."""
     asked = config.abc.model_dump(mode="json")
     if asked["proposal"] == "prior":  # keys of ABC runs from the prior stay what they were
         del asked["proposal"]
-    if _learns(config):
-        asked["posterior"] = latest_training(run)
+    if training is not None:
+        asked["posterior"] = training
     seen = hashlib.sha256()
     for name in sorted(observation):
         values = np.ascontiguousarray(observation[name])
@@ -183,10 +216,6 @@ def _key(settings: dict[str, Any]) -> str:
 
 def _learns(config: Config) -> bool:
     return config.abc.distance == "learned" or config.abc.proposal == "posterior"
-
-
-def _posterior(run: Run) -> Any:
-    return run.training(latest_training(run)) / POSTERIOR
 
 
 def _content(result: AbcResult, settings: dict[str, Any], seconds: float) -> dict[str, Any]:
