@@ -38,7 +38,7 @@ from simulators.prior import Independent, MultivariateNormal
 from tests.pipeline.conftest import Finished
 
 X = {"x": np.array([0.4, -0.2])}
-THEIRS = pyabc.PNormDistance(p=1)
+THEIRS = pyabc.PNormDistance(p=2)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -30,6 +30,8 @@ from pipeline.files import read_arrays, write_arrays
 from pipeline.imported.stage import Pairs
 from pipeline.refine.rows import trained
 from pipeline.refine.weighted import weighted_pairs
+from pipeline.report.contents import count
+from pipeline.report.stage import report
 from pipeline.run import Run
 from pipeline.stop import Stop
 from pipeline.store import Store, export
@@ -359,7 +361,7 @@ def test_the_trained_posterior_is_the_proposal(finished: Finished) -> None:
     """theta | x ~ N(0.8 x, 0.2), whatever the small network of this run has learned."""
     x = {"x": np.array([0.3, -0.4])}
     words = ("abc.proposal=posterior", "abc.population=100", "abc.generations=3")
-    config = finished.configure(*words, "abc.distance=euclidean", "simulate.workers=2")
+    config = finished.configure(*words, "abc.distance=learned", "simulate.workers=2")
     done = stages.abc(config, finished.run, x, Stop())
     with np.load(finished.run.abc(done["key"]) / "draws.npz") as draws:
         theta, weight = draws["theta"], draws["weight"]
@@ -369,3 +371,6 @@ def test_the_trained_posterior_is_the_proposal(finished: Finished) -> None:
     assert done["settings"]["abc"]["posterior"]
     assert show.problem_values(finished.run) == []
     assert stages.abc(config, finished.run, x, Stop()) == done
+    page = report(finished.run).read_text()
+    assert "<th>network</th>" in page
+    assert f"{count(sum(done['simulations'].values()))} simulations for this observation alone" in page
