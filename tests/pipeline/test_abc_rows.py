@@ -234,11 +234,11 @@ def test_the_digest_is_that_of_any_number_of_workers(whole: Finished, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_an_abc_that_is_killed_at_random_has_the_same_digest(
     whole: Finished, tmp_path: Path
 ) -> None:
-    """SIGKILL five times, each after a random time of work; then a repeat finishes."""
+    """SIGKILL three times, each after a random time of work; then a repeat finishes."""
     observation, run = tmp_path / "x.npz", Run(tmp_path / "run")
     np.savez(observation, **X)
     configuration.save(whole.config, run)
@@ -246,9 +246,9 @@ def test_an_abc_that_is_killed_at_random_has_the_same_digest(
     command += ["--obs", str(observation)]
     rng = np.random.default_rng(0)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for _ in range(5):
+    for _ in range(3):
         with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
-            until = time.monotonic() + 120
+            until = time.monotonic() + 300
             files = len(list(run.path.glob("abc/*/generations/*.npz")))
             while process.poll() is None and time.monotonic() < until:
                 if len(list(run.path.glob("abc/*/generations/*.npz"))) > files:
@@ -256,7 +256,7 @@ def test_an_abc_that_is_killed_at_random_has_the_same_digest(
                 time.sleep(0.05)
             time.sleep(rng.uniform(0, 2))
             process.send_signal(signal.SIGKILL)
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=300)
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=900)
     wanted = stages.abc(whole.config, whole.run, X, Stop())
     found = stages.abc(whole.config, run, X, Stop())
     assert found["digest"] == wanted["digest"]
@@ -312,6 +312,7 @@ def normal(value: np.ndarray, mean: float, std: float) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_command_trains_on_both(whole: Finished, tmp_path: Path) -> None:
     """`sbiflow abc --train`: the network of a small budget and ABC has the closed form N(x / 2, 0.05 I)."""
     run, observation = Run(tmp_path / "run"), tmp_path / "x.npz"
@@ -320,7 +321,7 @@ def test_the_command_trains_on_both(whole: Finished, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipeline", "abc", "-o", str(run.path), "--obs"]
     command += [str(observation), "--train", "estimator=acf", "train.steps=400"]
     command += ["train.batch_size=128"]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=280)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=900)
     (inner,) = run.abc(key_of(run)).glob("run-*")
     from pipeline.results import Results, latest_training
 
@@ -357,6 +358,7 @@ def test_a_first_generation_from_a_wrong_posterior_gives_the_same_posterior(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_trained_posterior_is_the_proposal(finished: Finished) -> None:
     """theta | x ~ N(0.8 x, 0.2), whatever the small network of this run has learned."""
     x = {"x": np.array([0.3, -0.4])}
@@ -373,4 +375,6 @@ def test_the_trained_posterior_is_the_proposal(finished: Finished) -> None:
     assert stages.abc(config, finished.run, x, Stop()) == done
     page = report(finished.run).read_text()
     assert "<th>network</th>" in page
-    assert f"{count(sum(done['simulations'].values()))} simulations for this observation alone" in page
+    assert (
+        f"{count(sum(done['simulations'].values()))} simulations for this observation alone" in page
+    )

@@ -178,7 +178,7 @@ def test_the_page_of_a_training_moves_and_says_when_it_was_killed_and_resumed(
     """A moving loss, KILLED after SIGKILL, then RUNNING again as the same run, and equal to a later sync."""
     if browser is None:
         missing("the UI in a browser", "apt-get install chromium")
-    run, port, until = finished.run, free_port(), time.monotonic() + 500
+    run, port, until = finished.run, free_port(), time.monotonic() + 800
     words = ["train", "-o", str(run.path), "train.steps=1000000", "train.validate_every=500"]
     words += ["train.checkpoint_seconds=1"]
     client = MlflowClient(tracking_uri=run.tracking_uri)
