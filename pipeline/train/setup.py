@@ -32,18 +32,14 @@ from pipeline.store import Store
 from pipeline.store.observation import PROPOSAL, Observation
 from pipeline.train.automatic import decided
 from pipeline.train.batches import Order, ResidentBatches, StreamedBatches, times
-from pipeline.train.dataset import IDS, Batch, Table, mix, validates
+from pipeline.train.dataset import Batch, Table, mix
 from pipeline.train.hyperparameters import Hyperparameters
 from pipeline.train.loop import Loop
 from pipeline.train.observed_batches import ObservedBatches
 from pipeline.train.ranks import Ranks
-from pipeline.train.row_weights import (
-    MOST,
-    importance_weights,
-    prior_weights,
-    require_quantiles,
-)
+from pipeline.train.row_weights import MOST
 from pipeline.train.validation import shortest_interval
+from pipeline.train.weighted_rows import by_prior, by_proposal
 from simulators import Prior, prior_from
 from simulators.observation import Observe, load_augmentation
 
@@ -212,32 +208,16 @@ class Training:
         if not self.weighted:
             return None
         if self.proposed:
-            return self._importance_weights(self.table.train)
-        prior = require_quantiles("train.prior_weights=true", self.prior)
-        ids, cubes = [], []
-        for start in range(0, self.config.budget, IDS):
-            some, theta = self.store.parameters(min(start + IDS, self.config.budget), start)
-            counted = ~validates(some, self.table.share)
-            ids.append(some[counted])
-            cubes.append(prior.cube(theta[counted]))
-        weights = prior_weights(np.concatenate(cubes))
-        return weights[np.searchsorted(np.concatenate(ids), self.table.train)]
-
-    def _importance_weights(self, ids: np.ndarray) -> np.ndarray:
-        if self.prior is None or not self.prior.has_density:
-            raise UsageError(
-                f"the output {PROPOSAL!r} is the density by which parameters were proposed: weights need a prior "
-                "with a density as well; give one, or train with train.prior_weights=false"
-            )
-        log_q, theta = self.table.column(f"x/{PROPOSAL}", ids), self.table.column("theta", ids)
-        return importance_weights(np.asarray(self.prior.log_prob(theta)), log_q)
+            return by_proposal(self.table, self.prior, self.table.train)
+        return by_prior(self.store, self.config.budget, self.table, self.prior)
 
     def validation_batch(self) -> Batch:
         """Return the first validation rows, each as often as its weight says."""
         batch = self.table.validation_batch()
         if not (self.proposed and self.weighted):
             return batch
-        weights = self._importance_weights(self.table.validation[: len(batch.theta)])
+        ids = self.table.validation[: len(batch.theta)]
+        weights = by_proposal(self.table, self.prior, ids)
         return batch.take(torch.from_numpy(np.repeat(np.arange(len(weights)), times(weights, 0))))
 
     def batches(self, ranks: Ranks) -> ResidentBatches | StreamedBatches | ObservedBatches:
