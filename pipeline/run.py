@@ -61,7 +61,9 @@ class Run:
         return f"sqlite:///{self.database}"
 
     def store(self, stream: str) -> Path:
-        return self.path / "store" / stream
+        """Return the folder of a store: of `train`, of `test`, or `abc-KEY` of an ABC run."""
+        kind, _, key = stream.partition("-")
+        return self.abc(key) / "store" if kind == "abc" and key else self.path / "store" / stream
 
     def abc(self, key: str) -> Path:
         """Return the folder of an ABC run."""

@@ -19,7 +19,7 @@ from pipeline.plan.check import CheckResult
 from pipeline.progress import duration
 from pipeline.run import STREAMS, Run
 from pipeline.simulate import sources
-from pipeline.store import Store, verify
+from pipeline.store import Damage, Store, verify
 
 WIDTH = 100  # of paragraphs
 
@@ -51,6 +51,12 @@ def size(count: float) -> str:
 def streams(run: Run) -> list[str]:
     """Return the streams that have a store."""
     return [stream for stream in STREAMS if (run.store(stream) / "store.json").exists()]
+
+
+def stores(run: Run) -> list[str]:
+    """Return all streams that have a store, those of ABC runs included."""
+    found = sorted(run.path.glob("abc/*/store/store.json"))
+    return [*streams(run), *(f"abc-{path.parents[1].name}" for path in found)]
 
 
 # --- simulations -------------------------------------------------------------------------------
@@ -179,7 +185,7 @@ def failures(values: list[dict[str, Any]]) -> str:
 def store_values(run: Run) -> dict[str, Any]:
     """Return what `store info` prints."""
     values = {}
-    for stream in streams(run):
+    for stream in stores(run):
         store = Store.open(run.store(stream))
         files = [file for file in run.store(stream).rglob("*") if file.is_file()]
         values[stream] = {
@@ -199,9 +205,17 @@ def problem_values(run: Run) -> list[dict[str, Any]]:
     """Return what `store verify` found."""
     return [
         {"stream": stream, **plain(problem)}
-        for stream in streams(run)
-        for problem in verify(Store.open(run.store(stream)))
+        for stream in stores(run)
+        for problem in _verified(run, stream)
     ]
+
+
+def _verified(run: Run, stream: str) -> list[Damage]:
+    if stream in STREAMS:
+        return verify(Store.open(run.store(stream)))
+    from pipeline.abc.verified import verify_abc  # imports pyABC
+
+    return verify_abc(run, stream.removeprefix("abc-"))
 
 
 def problems(values: list[dict[str, Any]]) -> str:
@@ -280,6 +294,8 @@ def abc(result: Mapping[str, Any]) -> str:
     columns = (result["names"], result["median"], result["low"], result["high"])
     for name, middle, low, high in zip(*columns, strict=True):
         lines.append(f"  {name:<24} median {middle:<10.4g} 95 % {low:.4g} to {high:.4g}")
+    if "trained" in result:
+        lines.append(f"trained on these simulations and the run's, weighted: {result['trained']}")
     return "\n".join(lines)
 
 

@@ -163,6 +163,18 @@ def abc(config: Config, run: Run, observation: dict[str, Any], stop: Stop) -> di
     return approximate(config, run, observation, stop=stop, record=begin(config, run, "abc"))
 
 
+def repair_abc(config: Config, run: Run, stop: Stop) -> None:
+    """Simulate the rows again that the stores of finished ABC runs lack."""
+    from pipeline.results import abc_keys
+
+    if not (keys := abc_keys(run)):
+        return
+    from pipeline.abc.stage import repair  # imports pyABC
+
+    for key in keys:
+        repair(config, run, key, stop=stop, record=begin(config, run, "abc"))
+
+
 def publish(config: Config, run: Run, stop: Stop, followed: bool = False) -> None:
     """Write the report and bring MLflow up to the journal; a signal ends it at once, a repeat completes it.
 

@@ -20,6 +20,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 CLUSTERS = (  # Ray, SLURM, many processes
     "tests/cluster/",
     "tests/pipeline/test_abc.py",
+    "tests/pipeline/test_abc_rows.py",
     "tests/pipeline/test_cli.py",
     "tests/pipeline/test_lease.py",
     "tests/pipeline/test_lease_stage.py",

@@ -59,7 +59,9 @@ class Learned:
 
 
 def distance_of(name: str, posterior: Path | None) -> Any:
-    """Return a distance: one of `NAMED`, or `package.module:attribute`, a function d(x, y).
+    """Return a distance: one of `NAMED`, or `package.module:attribute`.
+
+    The attribute is a function d(x, y), a `pyabc.Distance`, or a class of one, which is made without arguments.
 
     Arguments:
         name: which one.
@@ -82,6 +84,7 @@ def distance_of(name: str, posterior: Path | None) -> Any:
             f"abc.distance={name!r}: valid are {', '.join(NAMED)} and package.module:function"
         )
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module), attribute)
+        return found() if isinstance(found, type) else found
+    except (ImportError, AttributeError, TypeError) as error:
         raise UsageError(f"abc.distance={name!r}: {error}") from error

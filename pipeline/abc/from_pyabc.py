@@ -13,7 +13,14 @@ from numpy.random import Generator
 
 from pipeline.errors import UsageError
 from simulators import Independent, Simulator
-from simulators.distribution import Distribution, LogNormal, LogUniform, Normal, Uniform
+from simulators.distribution import (
+    Distribution,
+    LogNormal,
+    LogUniform,
+    Normal,
+    TruncatedNormal,
+    Uniform,
+)
 
 Model = Callable[[Mapping[str, float]], Mapping[str, Any]]
 
@@ -29,7 +36,8 @@ def simulator_from_pyabc(
     Arguments:
         name, version: of the simulator.
         model: function of a mapping of parameters; returns a mapping of outputs.
-        prior: of independent parameters: uniform, norm, lognorm or loguniform, by the names of scipy.
+        prior: of independent parameters: uniform, norm, lognorm, loguniform, truncnorm or halfnorm, by the
+            names of scipy; a normal one also with a `pyabc.LowerBoundDecorator`.
 
     Raises:
         UsageError: the prior has another distribution.
@@ -53,17 +61,31 @@ class _Seeded:
 
 def _distribution(key: str, variable: Any) -> Distribution:
     """Return a random variable of pyABC, which is one of scipy, as a distribution of ours."""
-    given = variable.distribution.dist._parse_args(*variable.args, **variable.kwargs)
-    shapes, loc, scale = given
-    if variable.name == "uniform":
-        return Uniform(float(loc), float(loc + scale))
-    if variable.name == "norm":
-        return Normal(float(loc), float(scale))
-    if variable.name == "lognorm" and loc == 0:
-        return LogNormal(math.log(scale), float(shapes[0]))
-    if variable.name in ("loguniform", "reciprocal") and loc == 0:
-        return LogUniform(float(shapes[0] * scale), float(shapes[1] * scale))
-    raise UsageError(
-        f"the prior of {key!r} is {variable.name!r} with loc={loc:g}: valid are uniform, norm, and lognorm and"
-        " loguniform with loc=0"
-    )
+    if isinstance(variable, pyabc.LowerBoundDecorator):
+        inner = _distribution(key, variable.component)
+        if isinstance(inner, Normal):
+            return TruncatedNormal(inner.mean, inner.std, low=float(variable.lower_bound))
+        raise UsageError(f"the prior of {key!r}: a lower bound is taken for norm alone")
+    shapes, loc, scale = variable.distribution.dist._parse_args(*variable.args, **variable.kwargs)
+    make = SCIPY.get(variable.name)
+    if make is None or (variable.name in POSITIVE and loc != 0):
+        raise UsageError(
+            f"the prior of {key!r} is {variable.name!r} with loc={loc:g}: valid are {', '.join(SCIPY)}, and "
+            f"{', '.join(POSITIVE)} only with loc=0"
+        )
+    return make(float(loc), float(scale), *map(float, shapes))
+
+
+# By the names of scipy: from loc, scale and shape parameters.
+SCIPY: dict[str, Callable[..., Distribution]] = {
+    "uniform": lambda loc, scale: Uniform(loc, loc + scale),
+    "norm": Normal,
+    "lognorm": lambda loc, scale, s: LogNormal(math.log(scale), s),
+    "loguniform": lambda loc, scale, a, b: LogUniform(a * scale, b * scale),
+    "reciprocal": lambda loc, scale, a, b: LogUniform(a * scale, b * scale),
+    "truncnorm": lambda loc, scale, a, b: TruncatedNormal(
+        loc, scale, loc + a * scale, loc + b * scale
+    ),
+    "halfnorm": lambda loc, scale: TruncatedNormal(loc, scale, low=loc),
+}
+POSITIVE = ("lognorm", "loguniform", "reciprocal")

@@ -7,6 +7,7 @@ simulator come from a generator that is seeded by the global one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.store import Outcome
 from simulators.distribution import LogNormal, LogUniform
 
 LOGARITHMIC = (LogNormal, LogUniform)
+DRAW_ONLY = ContextVar("draw_only", default=False)  # whether parameters are drawn and not simulated
 
 
 class SimulationFailed(Exception):
@@ -24,6 +26,14 @@ class SimulationFailed(Exception):
     def __init__(self, outcome: Outcome, message: str) -> None:
         super().__init__(outcome, message)
         self.outcome, self.message = outcome, message
+
+
+class Drawn(Exception):
+    """The parameters of a particle, where `DRAW_ONLY` is set."""
+
+    def __init__(self, theta: np.ndarray) -> None:
+        super().__init__(theta)
+        self.theta = theta
 
 
 class Coordinates:
@@ -49,10 +59,17 @@ class Coordinates:
         """Return theta (..., D) for z (..., D)."""
         return np.where(self.log, np.exp(np.where(self.log, z, 0.0)), z)
 
+    def z(self, theta: np.ndarray) -> np.ndarray:
+        """Return z (..., D) for theta (..., D)."""
+        return np.where(self.log, np.log(np.where(self.log, theta, 1.0)), theta)
+
+    def log_jacobian(self, theta: np.ndarray) -> np.ndarray:
+        """Return log |d theta / d z| of theta (n, D), shape (n,)."""
+        return np.asarray(np.log(np.where(self.log, theta, 1.0)).sum(axis=-1))
+
     def particle(self, theta: np.ndarray) -> pyabc.Parameter:
         """Return z by label for theta (D,)."""
-        z = np.where(self.log, np.log(np.where(self.log, theta, 1.0)), theta)
-        return pyabc.Parameter(dict(zip(self.labels, z.tolist(), strict=True)))
+        return pyabc.Parameter(dict(zip(self.labels, self.z(theta).tolist(), strict=True)))
 
 
 class AbcPrior(pyabc.DistributionBase):
@@ -65,12 +82,19 @@ class AbcPrior(pyabc.DistributionBase):
         return self.coordinates.particle(self.prior.sample(_generator(), 1)[0])
 
     def pdf(self, x: Mapping[str, float]) -> float:
-        theta = self.coordinates.theta(x)
+        z = np.array([[x[label] for label in self.coordinates.labels]])
+        return float(np.exp(self.log_prob(z)[0]))
+
+    def log_prob(self, z: np.ndarray) -> np.ndarray:
+        """Return log p(z) of z (n, D), shape (n,)."""
+        theta = self.coordinates.natural(z)
         # exp(log(bound)) may lie one rounding error outside
         inside = np.clip(theta, self.prior.low, self.prior.high)
         theta = np.where(np.isclose(theta, inside, rtol=1e-14, atol=0.0), inside, theta)
-        jacobian = np.prod(theta[self.coordinates.log])
-        return float(np.exp(self.prior.log_prob(theta[None])[0]) * jacobian)
+        found = np.asarray(self.prior.log_prob(theta))
+        where = np.isfinite(found)
+        found[where] += self.coordinates.log_jacobian(theta[where])
+        return found
 
 
 class AbcModel(pyabc.Model):
@@ -86,8 +110,11 @@ class AbcModel(pyabc.Model):
 
         Raises:
             SimulationFailed: the simulator raised, took too long, or returned NaN or Inf.
+            Drawn: only the parameters are wanted.
         """
         theta, rng = self.coordinates.theta(pars), _generator()
+        if DRAW_ONLY.get():
+            raise Drawn(theta)
         try:
             x = self._observed(self.simulator.simulate(theta, rng, timeout=self.timeout), rng)
         # A simulator may raise anything, also SystemExit and KeyboardInterrupt: all are its failures.

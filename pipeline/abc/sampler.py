@@ -23,7 +23,7 @@ import ray
 from pyabc.population import Particle, Sample
 
 from pipeline.abc.kept import Kept
-from pipeline.abc.model import SimulationFailed
+from pipeline.abc.model import DRAW_ONLY, Drawn, SimulationFailed
 from pipeline.errors import PipelineError, TooManyFailed
 from pipeline.events import Recorder
 from pipeline.progress import Progress
@@ -51,6 +51,7 @@ class ParticleResult:
     accepted: bool = False
     particle: Particle | None = None
     message: str = ""
+    seconds: float = float("nan")
 
 
 def evaluate(
@@ -75,15 +76,20 @@ def evaluate(
     for position, number in enumerate(ids):
         actor._note.running(position)
         _seed(seed, generation, number)
+        began = time.perf_counter()
         try:
             particle = simulate_one()
         except SimulationFailed as error:
-            results.append(ParticleResult(error.outcome, message=error.message))
+            took = time.perf_counter() - began
+            results.append(ParticleResult(error.outcome, message=error.message, seconds=took))
             continue
         finally:
             actor._children.end()
-        keep = particle if rejected or particle.accepted else None
-        results.append(ParticleResult(Outcome.OK, bool(particle.accepted), keep))
+        keep, took = (
+            particle if rejected or particle.accepted else None,
+            time.perf_counter() - began,
+        )
+        results.append(ParticleResult(Outcome.OK, bool(particle.accepted), keep, seconds=took))
     actor._note.rest()
     actor._note.idle()
     return results, time.perf_counter() - started
@@ -100,6 +106,23 @@ def _seed(seed: int, generation: int, number: int) -> None:
     words = np.random.SeedSequence(seed, spawn_key=key).generate_state(8)
     np.random.seed(words)
     random.seed(words.tobytes())
+
+
+def drawn(
+    simulate_one: Callable[[], Particle], seed: int, generation: int, number: int
+) -> np.ndarray:
+    """Return the parameters (D,) of a simulation without running it; the global generators are restored."""
+    states, only = (np.random.get_state(), random.getstate()), DRAW_ONLY.set(True)
+    try:
+        _seed(seed, generation, number)
+        simulate_one()
+    except Drawn as found:
+        return found.theta
+    finally:
+        DRAW_ONLY.reset(only)
+        np.random.set_state(states[0])
+        random.setstate(states[1])
+    raise PipelineError("ABC's model drew no parameters")
 
 
 class Generation:
@@ -218,6 +241,9 @@ class ActorSampler(pyabc.sampler.Sampler):
         if t < 0:  # no generation can follow
             self._stopping.check("abc")
         counted = generation.counted()
+        done = generation.complete or generation.exhausted
+        if self.kept is not None and done and any(result.particle for result in counted):
+            self.kept.settle(t, counted, lambda number: drawn(simulate_one, self.seed, t, number))
         self.counts.append(Counter(result.outcome for result in counted))
         self.nr_evaluations_ = len(counted)
         for result in counted:

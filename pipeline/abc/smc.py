@@ -15,7 +15,9 @@ import pyabc
 import cluster
 from pipeline.abc.kept import Kept
 from pipeline.abc.model import AbcModel, AbcPrior
+from pipeline.abc.proposal import Proposal, ProposedAcceptor, ProposedPrior
 from pipeline.abc.sampler import ActorSampler
+from pipeline.abc.stored import StoredRows
 from pipeline.errors import Stopped, UsageError
 from pipeline.events import Recorder
 from pipeline.simulate.actor_pool import ActorPool, pickled
@@ -119,7 +121,8 @@ def abc_smc(
     backend: str = "local",
     address: str | None = None,
     stop: Stop | None = None,
-    keep: bool = False,
+    proposal: np.ndarray | None = None,
+    keep: Mapping[str, Any] | None = None,
     record: Recorder | None = None,
 ) -> AbcResult:
     """Run sequential Monte Carlo with a median epsilon schedule, on actors.
@@ -143,7 +146,8 @@ def abc_smc(
         backend: where Ray comes from, as in `cluster.connect`.
         address: of a running Ray, for backends that need one.
         stop: polled; a request raises `Stopped`, after the last complete generation was kept.
-        keep: whether all simulations are kept in `generations/`, so that a repeat takes them up.
+        proposal: posterior draws (m, D) around which the first generation is proposed; None: the prior.
+        keep: identity of a store that takes all simulations, for a repeat; None: they are not kept.
         record: takes an event for each generation.
 
     Raises:
@@ -167,19 +171,23 @@ def abc_smc(
     with notes_folder(target) as notes, cluster.connect(backend, address) as ray_cluster:
         setup = worker_setup(spec, pickled(spec), notes)
         pool = ActorPool(setup, workers or max(1, ray_cluster.capacity(1, None)), 1, None)
-        labels = AbcPrior(simulator.prior).coordinates.labels
-        kept = Kept(target / "generations", labels) if keep else None
-        if kept is not None:  # the history is made again from the simulations
+        prior = AbcPrior(simulator.prior)
+        first = None if proposal is None else Proposal.of_draws(prior, proposal)
+        kept = None
+        if keep is not None:  # the history is made again from the simulations
+            stored = StoredRows(target / "store", keep, frozenset(simulator.ragged))
+            kept = Kept(target / "generations", prior, stored, first)
             (target / "abc.db").unlink(missing_ok=True)
         sampler = ActorSampler(
             pool, seed, ray_cluster.alive, stopping, simulations, max_failed, kept, record
         )
         smc = pyabc.ABCSMC(
             AbcModel(simulator, timeout),
-            AbcPrior(simulator.prior),
+            prior if first is None else ProposedPrior(first),
             distance if distance is not None else pyabc.AdaptivePNormDistance(p=2),
             population_size=population,
             sampler=sampler,
+            acceptor=None if first is None else ProposedAcceptor(first),
         )
         history = smc.new(f"sqlite:///{target.resolve() / 'abc.db'}", dict(x))
         history.stores_sum_stats = False  # simulations would fill the disk

@@ -6,23 +6,29 @@ import hashlib
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.abc.distance import distance_of
+from pipeline.abc.proposal import FIRST
 from pipeline.abc.smc import AbcResult, abc_smc
 from pipeline.config import IMPORTED, Config, simulator_of
+from pipeline.config.schema import AbcConfig
 from pipeline.errors import DamagedError, UsageError
 from pipeline.events import Recorder
-from pipeline.files import write_arrays
+from pipeline.files import read_arrays, write_arrays
+from pipeline.infer.observation import Observed
 from pipeline.progress import duration, log
 from pipeline.results import POSTERIOR, abc_done, latest_training, write_abc
 from pipeline.run import STREAMS, Run
 from pipeline.stop import Stop
 from pipeline.store import Store
+from pipeline.store.observation import OBSERVED
 
 Observation = dict[str, np.ndarray]
+DRAWS = 1000  # of the posterior, around which the first generation is proposed
 FORMAT = 1  # raised when equal settings would give other particles
 
 
@@ -33,6 +39,7 @@ def abc(
     *,
     stop: Stop,
     record: Recorder | None = None,
+    training: str | None = None,
 ) -> dict[str, Any]:
     """Run ABC-SMC for an observation, continue where it was stopped, or find it done.
 
@@ -42,6 +49,7 @@ def abc(
         observation: the outputs of the simulator by name.
         stop: request to leave; a repeat uses all simulations that are finished.
         record: takes the events for the journal.
+        training: key of the posterior that the settings name; None: the latest.
 
     Returns:
         The content of `done.json`: settings, epsilon of each generation, simulations by outcome, seconds.
@@ -53,20 +61,25 @@ def abc(
     """
     if config.simulator.name == IMPORTED:
         raise UsageError("ABC simulates, and the simulations of this run were made elsewhere")
-    settings = _settings(config, run, observation)
+    if training is None and _learns(config):
+        training = latest_training(run)
+    settings = _settings(config, training, observation)
     key = _key(settings)
     try:
-        if (done := abc_done(run, key)) is not None:
+        done = abc_done(run, key)
+        if done is not None and complete(run, done):
             log(f"abc: {key} is done")
             return done
     except DamagedError as error:
         log(f"abc: {error}; made anew from its simulations")
-    distance = distance_of(config.abc.distance, _posterior(run) if _learns(config) else None)
+    posterior = None if training is None else run.training(training) / POSTERIOR
+    distance = distance_of(config.abc.distance, posterior)
     _check(run, observation)
     record, folder = record or (lambda event: None), run.abc(key)
     folder.mkdir(parents=True, exist_ok=True)
     record({"event": "start", "abc": key})
     write_arrays(folder / "observation.npz", observation)
+    proposal = _first(config, posterior, observation, folder)
     began = time.monotonic()
     asked = config.abc
     result = abc_smc(
@@ -84,14 +97,79 @@ def abc(
         backend=config.cluster.backend,
         address=config.cluster.address,
         stop=stop,
-        keep=True,
+        proposal=proposal,
+        keep=identity(config, key, settings),
         record=lambda event: record({**event, "abc": key}),
     )
     seconds = round(time.monotonic() - began, 3)
-    content = write_abc(run, key, _content(result, settings, seconds))
+    stored = Store.open(folder / "store")
+    rows = {"rows": stored.counts()["done"], "digest": stored.digest()}
+    content = write_abc(run, key, _content(result, settings, seconds) | rows)
     record({"event": "abc", "abc": key, "seconds": seconds, "simulations": result.simulations})
     log(f"abc: {key}, {sum(result.simulations.values())} simulations, {duration(seconds)}")
     return content
+
+
+def repair(
+    config: Config, run: Run, key: str, *, stop: Stop, record: Recorder | None = None
+) -> None:
+    """Simulate the rows again that the store of a finished ABC run lacks.
+
+    Arguments:
+        config: the configuration of the run; settings of ABC are those that the ABC run had.
+        run, key: the run directory and which of its ABC runs.
+        stop: request to leave.
+        record: takes the events for the journal.
+    """
+    done = abc_done(run, key)
+    if done is None or complete(run, done):
+        return
+    asked = dict(done["settings"]["abc"])
+    training = asked.pop("posterior", None)
+    settings = done["settings"]
+    simulate = config.simulate.model_copy(update={"timeout": settings["timeout"]})
+    changed = {"abc": AbcConfig(**asked), "seed": settings["seed"], "simulate": simulate}
+    config = config.model_copy(update=changed)
+    observation = read_arrays(run.abc(key) / "observation.npz")
+    abc(config, run, observation, stop=stop, record=record, training=training)
+
+
+def identity(config: Config, key: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the identity of the store of an ABC run."""
+    simulator = simulator_of(config)
+    return {
+        "simulator": simulator.identity(),
+        "names": list(simulator.prior.names),
+        "seed": config.seed,
+        "stream": f"abc-{key}",
+        "block_size": 1,
+        "outputs": OBSERVED,
+        "proposal": {name: settings[name] for name in ("abc", "observation", "timeout")},
+    }
+
+
+def complete(run: Run, done: dict[str, Any]) -> bool:
+    """Return whether the store of a finished ABC run has all its rows; older ones have no store."""
+    counted = done.get("rows")
+    return counted is None or Store.open(run.abc(done["key"]) / "store").counts()["done"] == counted
+
+
+def _first(
+    config: Config, posterior: Path | None, observation: Observation, folder: Path
+) -> np.ndarray | None:
+    """Return the posterior draws for the first generation, drawn once and kept; None: the prior."""
+    if config.abc.proposal == "prior":
+        return None
+    import estimators  # imports torch
+
+    path = folder / FIRST
+    if not path.exists():
+        assert posterior is not None
+        loaded = estimators.load(posterior)
+        x = Observed.of(loaded.x_shapes, observation).x
+        theta = loaded.sample(x, DRAWS, seed=config.seed)[0].cpu().numpy()
+        write_arrays(path, {"theta": theta.astype(np.float64)})
+    return read_arrays(path)["theta"]
 
 
 def _check(run: Run, observation: Observation) -> None:
@@ -110,11 +188,13 @@ def _check(run: Run, observation: Observation) -> None:
             raise UsageError(f"the observation has {given}; the simulator's outputs are {valid}")
 
 
-def _settings(config: Config, run: Run, observation: Observation) -> dict[str, Any]:
+def _settings(config: Config, training: str | None, observation: Observation) -> dict[str, Any]:
     """Return everything that determines the particles."""
     asked = config.abc.model_dump(mode="json")
-    if _learns(config):
-        asked["posterior"] = latest_training(run)
+    if asked["proposal"] == "prior":  # keys of ABC runs from the prior stay what they were
+        del asked["proposal"]
+    if training is not None:
+        asked["posterior"] = training
     seen = hashlib.sha256()
     for name in sorted(observation):
         values = np.ascontiguousarray(observation[name])
@@ -135,11 +215,7 @@ def _key(settings: dict[str, Any]) -> str:
 
 
 def _learns(config: Config) -> bool:
-    return config.abc.distance == "learned"
-
-
-def _posterior(run: Run) -> Any:
-    return run.training(latest_training(run)) / POSTERIOR
+    return config.abc.distance == "learned" or config.abc.proposal == "posterior"
 
 
 def _content(result: AbcResult, settings: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -178,6 +178,13 @@ def evaluate(
     print_result(result, as_json, show.metrics(result))
 
 
+def _trained_weighted(settings: Any, target: Any, key: str, stop: Any) -> str:
+    """Train on the rows of an ABC run and return the folder of the run that has the posterior."""
+    from pipeline.refine.weighted import train_weighted
+
+    return str(train_weighted(settings, target, key, stop).run.path)
+
+
 @app.command()
 def abc(
     output: RunOption,
@@ -188,6 +195,12 @@ def abc(
     distance: Annotated[
         str | None, typer.Option(help="adaptive, euclidean, learned or package.module:function.")
     ] = None,
+    proposal: Annotated[
+        str | None, typer.Option(help="Of the first generation: prior or posterior.")
+    ] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train on these simulations and the run's, weighted.")
+    ] = False,
     words: Words = None,
     config: ConfigOption = None,
     as_json: Json = False,
@@ -198,10 +211,12 @@ def abc(
     from pipeline.stop import stop_on_signals
 
     named = {"population": population, "generations": generations, "simulations": simulations,
-             "distance": distance}  # fmt: skip
+             "distance": distance, "proposal": proposal}  # fmt: skip
     asked = [f"abc.{name}={value}" for name, value in named.items() if value is not None]
     settings, target = open_run(output, config, [*(words or ()), *asked])
     observation = read_observation(obs)
     with target.lock(), stop_on_signals() as stop, stages.tracked(settings, target):
         result = stages.abc(settings, target, observation, stop)
+        if train:
+            result = result | {"trained": _trained_weighted(settings, target, result["key"], stop)}
     print_result(result, as_json, show.abc(result))

@@ -229,6 +229,8 @@ class AbcConfig(_Strict):
     """Largest number of simulations; null: no limit."""
     distance: str = "adaptive"
     """`adaptive`, `euclidean`, `learned` or `package.module:function`."""
+    proposal: Literal["prior", "posterior"] = "prior"
+    """What the first generation is drawn from: the prior, or the latest posterior for the observation."""
     max_failed: float = Field(0.5, ge=0, le=1)
     """Share of simulations that may fail."""
 

@@ -13,7 +13,6 @@ Every file follows from the ones before. A kill at any time loses what is in fli
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,23 +21,21 @@ from typing import Any
 import numpy as np
 
 import estimators
-from pipeline import stages
 from pipeline.answer.stage import Question, digest
-from pipeline.config import IMPORTED, flat
+from pipeline.config import IMPORTED
 from pipeline.errors import UsageError
 from pipeline.files import canonical_text, read_arrays, write_arrays, write_document
 from pipeline.imported.stage import Pairs
-from pipeline.imported.stage import configure as configure_pairs
 from pipeline.infer.observation import Observed
 from pipeline.progress import log
 from pipeline.refine.region import DRAWS, Region, contained, truncated
+from pipeline.refine.rows import joined, read_part, trained
 from pipeline.results import Results, latest_training
 from pipeline.run import Run
 from pipeline.simulate.stage import simulate_target
 from pipeline.simulate.target import Target, listed
 from pipeline.stop import Stop
-from pipeline.store import Store, to_numpy
-from pipeline.store.observation import Observation, without_row
+from pipeline.store import Store
 
 LEVEL = 1e-3  # share of the posterior that a round leaves out
 ROUNDS = 2
@@ -144,9 +141,10 @@ def _round(
     earlier = [(Store.open(one.folder / "store"), one.simulations) for one in done]
     pairs = _rows(question, [*earlier, (store, count)], regions)
     run = Run(folder / f"run-{len(pairs.theta)}")
-    trained = _trained(question, run, pairs, stop)
+    # rows follow the truncated prior
+    posterior = trained(question.config, run, pairs, stop, prior_weights=False)
     rows = len(pairs.theta)
-    return Round(folder, run, regions, share, store.digest(count), count, rows, trained)
+    return Round(folder, run, regions, share, store.digest(count), count, rows, posterior)
 
 
 def _weights(run: Run, key: str | None = None) -> str | None:
@@ -204,42 +202,9 @@ def _rows(question: Question, stores: list[tuple[Store, int]], regions: list[Reg
     """Return the rows inside, of the run's training simulations and of all rounds."""
     simulator, budget = question.simulator, int(question.posterior.provenance["budget"])
     parts = [(Store.open(question.run.store("train")), budget), *stores]
-    theta, x, lengths = [], [], []
-    for store, most in parts:
-        ids, parameters, outputs, long = to_numpy(store, most)
-        observe = Observation.of(simulator, store.identity)
-        outputs = without_row(outputs) if observe is None else observe(outputs, ids)
-        inside = contained(regions, parameters)
-        theta.append(parameters[inside])
-        x.append({name: values[inside] for name, values in outputs.items()})
-        lengths.append({name: values[inside] for name, values in long.items()})
-    joined = {name: _joined([part[name] for part in x]) for name in x[0]}
-    counts = {name: np.concatenate([part[name] for part in lengths]) for name in lengths[0]}
-    names = tuple(simulator.prior.names)
-    return Pairs(names, np.concatenate(theta), joined, counts, simulator.prior.spec())
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """Return rows one after the other; outputs of varying length are padded to the longest."""
-    if len({part.shape[1:] for part in parts}) > 1:
-        longest = max(part.shape[1] for part in parts)
-        wide = [(0, 0)] * (parts[0].ndim - 2)
-        parts = [np.pad(p, [(0, 0), (0, longest - p.shape[1]), *wide]) for p in parts]
-    return np.concatenate(parts)
-
-
-def _trained(question: Question, run: Run, pairs: Pairs, stop: Stop) -> Any:
-    """Train on the rows of a round, as a run of its own."""
-    values = question.config.plain()
-    train = values["train"] | {"prior_weights": False}  # rows follow the truncated prior
-    kept = flat({"estimator": values["estimator"], "train": train, "seed": values["seed"]})
-    words = [f"{key}={json.dumps(value)}" for key, value in kept.items()]
-    run.path.mkdir(parents=True, exist_ok=True)
-    with run.lock():
-        config = configure_pairs(pairs, run, 0, words)
-        stages.import_simulations(config, run, pairs)
-        result = stages.train(config, run, stop)
-    return Results(run, result.key).load()
+    found = [read_part(store, most, simulator) for store, most in parts]
+    inside = [part.take(contained(regions, part.theta)) for part in found]
+    return joined(inside, simulator.prior)
 
 
 def _hash(values: Mapping[str, Any]) -> str:

@@ -20,6 +20,10 @@ from simulators.observation import Observe
 from simulators.output import OutputError
 
 Arrays = dict[str, np.ndarray]
+OBSERVED = "observed"  # `outputs` in the identity of a store whose rows are as they are observed
+PROPOSAL = (
+    "proposal_log_prob"  # the output with the log density by which a row's parameters were proposed
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Observation:
         cls, simulator: Any, identity: dict[str, Any], augmentation: Observe | None = None
     ) -> Observation | None:
         """Return the observation of the rows of a store with an identity; None where they are as they are kept."""
-        if simulator.observe is None and augmentation is None:
+        kept = identity.get("outputs") == OBSERVED
+        if (simulator.observe is None or kept) and augmentation is None:
             return None
         if simulator.ragged:
             ragged = ", ".join(simulator.ragged)
@@ -76,8 +81,11 @@ class Observation:
 
 
 def without_row(x: Arrays) -> Arrays:
-    """Return outputs without the number of the row of a data set, from which nothing is learned."""
-    return {name: values for name, values in x.items() if name != ROW}
+    """Return outputs without those from which nothing is learned.
+
+    They are the number of the row of a data set, and the density by which the parameters were proposed.
+    """
+    return {name: values for name, values in x.items() if name not in (ROW, PROPOSAL)}
 
 
 def _same_form(x: Arrays, changed: Arrays, name: str) -> Arrays:

@@ -199,7 +199,7 @@ class History:
             tags={"sbiflow.kind": "abc"} | self._common(stands, own),
             points=list(points.approximated(own, done)),
             artefacts=list(artefacts.of_abc(self.run, key)) if self.whole else [],
-            data=[],
+            data=list(self._abc_data(key, done)),
             parent=self.identity,
             **_when(stands),
         )
@@ -302,6 +302,12 @@ class History:
         if left.evaluated:
             tags["mlflow.note.content"] = _note(left.evaluated, found)
         return tags
+
+    def _abc_data(self, key: str, done: Mapping[str, Any]) -> Iterator[Data]:
+        """Yield the simulations that an ABC run has made."""
+        if digest := done.get("digest"):
+            place = str(self.run.store(f"abc-{key}").resolve())
+            yield Data("abc simulations", str(digest), place)
 
     def _test(self, left: TrainingContents) -> Data | None:
         return next((one for one in self._data(left) if one.name.startswith("test")), None)

@@ -145,6 +145,7 @@ class Table:
     ranges: Ranges
     validation_rows: int
     observation: Observation | None = None  # none: outputs are as they are kept
+    kept_outputs: tuple[str, ...] = ()  # also those from which nothing is learned
 
     @classmethod
     def of(
@@ -175,7 +176,19 @@ class Table:
         )
         held = sum(int(validates(view.ids, share).sum()) for view in views) if share else 0
         ragged = frozenset(schema.ragged)
-        return cls(views, len(store.names), shapes, ragged, share, ranges, held, observation)
+        kept = tuple(schema.arrays)
+        return cls(views, len(store.names), shapes, ragged, share, ranges, held, observation, kept)
+
+    def column(self, name: str, ids: np.ndarray) -> np.ndarray:
+        """Return a column of the store, (n, ...), for rows with sorted ids."""
+        found = np.zeros(0)
+        for view in self.views:
+            at, wanted = view.find(ids)
+            values = view.column(name)
+            if not len(found):
+                found = np.empty((len(ids), *values.shape[1:]), values.dtype)
+            found[at] = values[wanted]
+        return found
 
     @property
     def train_rows(self) -> int:

@@ -40,7 +40,7 @@ def fit(
         PipelineError: training diverged, or the saved state does not fit.
     """
     estimator = training.estimator(training.table.sample()).to(ranks.device)
-    loop = Loop(estimator, training.hyperparameters, training.table.validation_batch(), ranks)
+    loop = Loop(estimator, training.hyperparameters, training.validation_batch(), ranks)
     _resume(loop, training)
     emit({"event": "begin", "step": loop.step})
     settings = training.config.train

@@ -27,7 +27,7 @@ class TrainResult:
         train_rows, validation_rows: numbers of rows.
         kept_step: step of the weights, where they are not those of the end.
         minima: phases that overfit: phase, step, loss, end.
-        effective_share: of weighted rows; None for equal weights.
+        effective_share: of rows weighted by the prior; None for equal weights and for those by proposals.
     """
 
     key: str
@@ -57,7 +57,9 @@ class TrainResult:
             kept_step=loop.kept_step,
             minima=tuple(asdict(minimum) for minimum in loop.minima),
             effective_share=(
-                None if training.weights is None else effective_share(training.weights)
+                None
+                if training.weights is None or training.proposed
+                else effective_share(training.weights)
             ),
         )
 

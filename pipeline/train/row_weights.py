@@ -46,6 +46,22 @@ def prior_weights(u: np.ndarray, share: float = SHARE) -> np.ndarray:
     return np.asarray(weights / weights.mean())
 
 
+def importance_weights(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+    """Return weights of rows whose parameters were drawn from q and are to follow the prior p.
+
+        w_i proportional to p(theta_i) / q(theta_i),   mean w = 1
+
+    Arguments:
+        log_p, log_q: log densities at the parameters, shape (n,).
+
+    Returns:
+        w, shape (n,).
+    """
+    ratio = log_p - log_q
+    weights = np.exp(ratio - ratio.max())
+    return np.asarray(weights / weights.mean())
+
+
 def require_quantiles(what: str, prior: Prior | None) -> Prior:
     """Return a prior that has quantiles.
 

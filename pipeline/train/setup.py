@@ -29,16 +29,17 @@ from pipeline.files import canonical
 from pipeline.results import Results
 from pipeline.run import Run
 from pipeline.store import Store
-from pipeline.store.observation import Observation
+from pipeline.store.observation import PROPOSAL, Observation
 from pipeline.train.automatic import decided
-from pipeline.train.batches import Order, ResidentBatches, StreamedBatches
-from pipeline.train.dataset import IDS, Batch, Table, mix, validates
+from pipeline.train.batches import Order, ResidentBatches, StreamedBatches, times
+from pipeline.train.dataset import Batch, Table, mix
 from pipeline.train.hyperparameters import Hyperparameters
 from pipeline.train.loop import Loop
 from pipeline.train.observed_batches import ObservedBatches
 from pipeline.train.ranks import Ranks
-from pipeline.train.row_weights import MOST, prior_weights, require_quantiles
+from pipeline.train.row_weights import MOST
 from pipeline.train.validation import shortest_interval
+from pipeline.train.weighted_rows import by_prior, by_proposal
 from simulators import Prior, prior_from
 from simulators.observation import Observe
 from simulators.registry import load_augmentation
@@ -133,7 +134,9 @@ class Training:
             content["grouping"] = estimator.grouping
         if train.augmentation:
             content["augmentation"] = train.augmentation
-        if self.weighted:  # keys of trainings without weights stay what they were
+        if self.proposed and self.weighted:
+            content["importance_weights"] = True
+        elif self.weighted:  # keys of trainings without weights stay what they were
             content["prior_weights"] = MOST  # another number of functions gives other weights
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         name = re.sub(r"[^\w-]", "_", estimator.name)
@@ -175,38 +178,48 @@ class Training:
         own = simulator_of(self.config).prior
         return own if canonical(own.identity()) == canonical(spec) else prior_from(spec)
 
+    @property
+    def proposed(self) -> bool:
+        """Whether the parameters follow proposals whose densities are kept, instead of the prior."""
+        return PROPOSAL in self.table.kept_outputs
+
     @cached_property
     def weightable(self) -> bool:
         """Whether rows are to be weighted by the prior: as asked, else where it has quantiles."""
         asked, prior = self.config.train.prior_weights, self.prior
-        return asked if asked is not None else prior is not None and prior.has_quantile
+        known = self.proposed or (prior is not None and prior.has_quantile)
+        return asked if asked is not None else known
 
     @property
     def weighted(self) -> bool:
         """Whether rows are weighted; very many are not, since their sampling error is negligible."""
-        return self.weightable and self.config.budget <= MOST_WEIGHTED
+        return self.weightable and (self.proposed or self.config.budget <= MOST_WEIGHTED)
 
     @cached_property
     def weights(self) -> np.ndarray | None:
-        """Weights by which low-order cosine moments of theta match the prior, shape (n,); None: equal weights.
+        """Weights by which the training rows follow the prior, shape (n,); None: equal weights.
 
-        They are computed with the failed simulations: the parameters of successful ones alone do not follow
-        the prior.
+        They are p / q where the density q of a proposal is kept with each row, else those by which low-order
+        cosine moments of theta match. These are computed with the failed simulations: the parameters of successful
+        ones alone do not follow the prior.
 
         Raises:
-            UsageError: weights are asked for, and the prior is not known or has no quantiles.
+            UsageError: weights are needed, and the prior is not known or has no quantiles or density.
         """
         if not self.weighted:
             return None
-        prior = require_quantiles("train.prior_weights=true", self.prior)
-        ids, cubes = [], []
-        for start in range(0, self.config.budget, IDS):
-            some, theta = self.store.parameters(min(start + IDS, self.config.budget), start)
-            counted = ~validates(some, self.table.share)
-            ids.append(some[counted])
-            cubes.append(prior.cube(theta[counted]))
-        weights = prior_weights(np.concatenate(cubes))
-        return weights[np.searchsorted(np.concatenate(ids), self.table.train)]
+        if self.proposed:
+            return by_proposal(self.table, self.prior, self.table.train)
+        return by_prior(self.store, self.config.budget, self.table, self.prior)
+
+    def validation_batch(self) -> Batch:
+        """Return the first validation rows, each as often as its weight says."""
+        batch = self.table.validation_batch()
+        if not (self.proposed and self.weighted):
+            return batch
+        ids = self.table.validation[: len(batch.theta)]
+        weights = by_proposal(self.table, self.prior, ids)
+        return batch.take(torch.from_numpy(np.repeat(np.arange(len(weights)), times(weights, 0))))
 
     def batches(self, ranks: Ranks) -> ResidentBatches | StreamedBatches | ObservedBatches:
         """Return the batches of this rank."""

@@ -119,7 +119,7 @@ def _train(training: Training, stop: Stop, record: Callable[[Event], None]) -> N
     where = "in memory" if training.resident else "streamed"
     log(f"train: {training.key}, {rows}, {where}")
     if training.weights is not None:
-        _say_weights(training.weights)
+        _say_weights(training.weights, training.proposed)
     elif training.weightable:
         log(f"train: more than {MOST_WEIGHTED} rows are not weighted by the prior: equal weights")
     with Progress("train", training.hyperparameters.steps, "steps") as progress:
@@ -151,9 +151,9 @@ def _record_end(result: TrainResult, record: Callable[[Event], None]) -> None:
     record({"event": "trained", "training": result.key, "steps": result.steps, **kept})
 
 
-def _say_weights(weights: np.ndarray) -> None:
+def _say_weights(weights: np.ndarray, proposed: bool) -> None:
     share = effective_share(weights)
-    doubt = "" if share > EFFECTIVE else "; are the parameters draws of the prior?"
+    doubt = "" if share > EFFECTIVE or proposed else "; are the parameters draws of the prior?"
     log(f"train: rows are weighted by the prior and count as {share:.1%} of their number{doubt}")
 
 

@@ -22,7 +22,7 @@ from examples import tumor_abc
 from pipeline import config as configuration
 from pipeline import stages
 from pipeline.abc import AbcResult, abc_smc, rows, simulator_from_pyabc, standardised_squares
-from pipeline.abc.distance import Learned
+from pipeline.abc.distance import Learned, distance_of
 from pipeline.abc.distance import euclidean as euclidean_distance
 from pipeline.abc.model import AbcPrior
 from pipeline.abc.smc import check_continuous
@@ -38,6 +38,7 @@ from simulators.prior import Independent, MultivariateNormal
 from tests.pipeline.conftest import Finished
 
 X = {"x": np.array([0.4, -0.2])}
+THEIRS = pyabc.PNormDistance(p=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -319,6 +320,17 @@ def test_a_distance_that_is_unknown_is_refused(run: Finished) -> None:
         stages.abc(config, run.run, X, Stop())
 
 
+def test_distances_of_pyabc_are_named_as_objects_and_as_classes() -> None:
+    x, y = {"x": 3.0, "y": 1.0}, {"x": 0.0, "y": 5.0}
+    for name in ("pyabc:PNormDistance", "tests.pipeline.test_abc:THEIRS"):
+        found = distance_of(name, None)
+        assert isinstance(found, pyabc.Distance)
+        found.initialize(0, lambda: [x], y, 0)
+        assert found(x, y, 0) == {2: 5.0, 1: 7.0}[found.p]
+    with pytest.raises(UsageError, match="no_such"):
+        distance_of("pyabc:no_such", None)
+
+
 def test_a_learned_distance_is_that_of_the_summaries(finished: Finished) -> None:
     training = finished.run.training(latest_training(finished.run))
     distance = pickle.loads(pickle.dumps(Learned(training / "posterior")))
@@ -339,6 +351,9 @@ def test_models_and_priors_of_pyabc_are_simulators() -> None:
         b=pyabc.RV("norm", 1, 2),
         c=pyabc.RV("lognorm", 0.5, scale=3),
         d=pyabc.RV("loguniform", 0.1, 10),
+        e=pyabc.RV("truncnorm", -1, 2, loc=1, scale=0.5),
+        f=pyabc.RV("halfnorm", 0.5, 2),
+        g=pyabc.LowerBoundDecorator(pyabc.RV("norm", 1, 1), 0.5),
     )
     ours = simulator_from_pyabc("theirs", pyabc_model, prior)
     theta = ours.prior.sample(np.random.default_rng(0), 20)

@@ -138,46 +138,92 @@ def latest(text: str, metric: str) -> float:
     return float(found[1])
 
 
+def screenshot(address: str, path: Path) -> bytes:
+    """Return a picture of the page as the browser shows it."""
+    with tempfile.TemporaryDirectory() as profile:
+        command = [str(browser), *QUIET, f"--user-data-dir={profile}", "--window-size=1400,900"]
+        command += [f"--screenshot={path}", address]
+        subprocess.run(command, capture_output=True, timeout=300, check=True)
+    return path.read_bytes()
+
+
+def waited(ready: Any, until: float) -> Any:
+    while not (found := ready()):
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.5)
+    return found
+
+
+def content(uri: str, experiment: str) -> dict[str, Any]:
+    """Return all points of all MLflow runs of an experiment, by run and metric."""
+    client = MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    return {
+        run.data.tags["sbiflow.key"]: {
+            name: sorted(
+                (p.step, p.value, p.timestamp)
+                for p in client.get_metric_history(run.info.run_id, name)
+            )
+            for name in run.data.metrics
+        }
+        | {"status": run.info.status}
+        for run in runs
+    }
+
+
 @pytest.mark.slow
-def test_the_page_of_a_training_moves_while_it_works_and_says_when_it_was_killed(
-    finished: Finished,
+def test_the_page_of_a_training_moves_and_says_when_it_was_killed_and_resumed(
+    finished: Finished, tmp_path: Path
 ) -> None:
+    """A moving loss, KILLED after SIGKILL, then RUNNING again as the same run, and equal to a later sync."""
     if browser is None:
         missing("the UI in a browser", "apt-get install chromium")
-    run, port = finished.run, free_port()
+    run, port, until = finished.run, free_port(), time.monotonic() + 800
     words = ["train", "-o", str(run.path), "train.steps=1000000", "train.validate_every=500"]
-    with subprocess.Popen([sys.executable, "-m", "pipeline", *words], cwd=ROOT) as training:
-        try:
-            client = MlflowClient(tracking_uri=run.tracking_uri)
-            found: list[Any] = []
-            until = time.monotonic() + 200
-            where = "tags.`sbiflow.kind` = 'training' and attributes.status = 'RUNNING'"
-            while not found or "loss/train" not in found[0].data.metrics:
-                assert time.monotonic() < until
-                time.sleep(1)
-                if run.database.exists():
-                    found = client.search_runs(["1"], where)
-            command = [sys.executable, "-m", "pipeline", "ui", "-o", str(run.path)]
-            with subprocess.Popen([*command, "--port", str(port)], cwd=ROOT) as server:
-                try:
-                    address = f"http://127.0.0.1:{port}"
-                    while not answers(address):
-                        assert time.monotonic() < until
-                        time.sleep(0.5)
-                    there = f"{address}/#/experiments/1/runs/{found[0].info.run_id}"
-                    before = page(there)
-                    time.sleep(6)
-                    after = page(there)
-                    assert "Running" in before
-                    assert latest(before, "loss/train") != latest(after, "loss/train")
-                    training.kill()
-                    training.wait()
-                    while client.get_run(found[0].info.run_id).info.status == "RUNNING":
-                        assert time.monotonic() < until
-                        time.sleep(0.5)
-                    assert "Killed" in page(there)
-                finally:
-                    server.send_signal(signal.SIGTERM)
-                    server.wait(30)
-        finally:
-            training.kill()
+    words += ["train.checkpoint_seconds=1"]
+    client = MlflowClient(tracking_uri=run.tracking_uri)
+    where = "tags.`sbiflow.kind` = 'training' and attributes.status = 'RUNNING'"
+
+    def going() -> Any:
+        found = client.search_runs(["1"], where) if run.database.exists() else []
+        return found[0].info.run_id if found and "loss/train" in found[0].data.metrics else None
+
+    def status() -> str:
+        return str(client.get_run(number).info.status)
+
+    command = [sys.executable, "-m", "pipeline"]
+    training = subprocess.Popen([*command, *words], cwd=ROOT)
+    server = None
+    try:
+        number = waited(going, until)
+        server = subprocess.Popen([*command, "ui", "-o", run.path, "--port", str(port)], cwd=ROOT)
+        address = f"http://127.0.0.1:{port}"
+        waited(lambda: answers(address), until)
+        there = f"{address}/#/experiments/1/runs/{number}"
+        before, first = page(there), screenshot(f"{there}/model-metrics", tmp_path / "1.png")
+        time.sleep(6)
+        after, second = page(there), screenshot(f"{there}/model-metrics", tmp_path / "2.png")
+        assert "Running" in before
+        assert latest(before, "loss/train") != latest(after, "loss/train")
+        assert first != second
+        training.kill()
+        training.wait()
+        waited(lambda: status() == "KILLED", until)
+        assert "Killed" in page(there)
+        points = len(client.get_metric_history(number, "loss/train"))
+
+        training = subprocess.Popen([*command, *words], cwd=ROOT)
+        waited(lambda: status() == "RUNNING", until)
+        assert going() == number
+        waited(lambda: len(client.get_metric_history(number, "loss/train")) > points, until)
+        training.terminate()
+        assert training.wait(120) == 4
+        assert status() == "KILLED"
+    finally:
+        training.kill()
+        if server is not None:
+            server.send_signal(signal.SIGTERM)
+            server.wait(30)
+    fresh = f"sqlite:///{tmp_path / 'fresh.db'}"
+    sync(run, fresh, "small")
+    assert content(fresh, "small") == content(run.tracking_uri, "small")
