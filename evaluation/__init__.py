@@ -29,10 +29,12 @@ INPUTS = ("theta", "draws", "references", "prior", "seconds", "log_prob", "log_p
 
 TABLE = {
     "c2st": "evaluation.c2st:c2st_sets",
+    "c2st_forest": "evaluation.c2st:c2st_forest_sets",
     "c2st_pairs": "evaluation.c2st_pairs:c2st_pairs",
     "c2st_paper": "evaluation.c2st:c2st_paper_sets",
     "contraction": "evaluation.contraction:contraction",
     "coverage": "evaluation.coverage:coverage",
+    "coverage_density": "evaluation.coverage:coverage_density",
     "coverage_joint": "evaluation.coverage:coverage_joint",
     "coverage_pixels": "evaluation.image_scores:coverage_pixels",
     "crps": "evaluation.proper_scores:crps",
