@@ -37,7 +37,7 @@ def draws_that_fit(
     head = f"out of memory on {context.device}: {len(context)} draws are made at a time ({reason})"
     most = _most_rows(module, context, sampling_steps)
     fit = f"{most} fit: make at most {most} in one call" if most else "not even one fits"
-    raise MemoryError(f"{head}; {fit}, or draw on the CPU (evaluate.gpu=false)")
+    raise MemoryError(f"{head}; {fit}, or draw on the CPU (evaluate.device=cpu)")
 
 
 def _most_rows(module: Estimator, context: Tensor, sampling_steps: SamplingSteps) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,17 @@ import pytest
 import torch
 
 import evaluation
+import sbiflow
 from estimators import Posterior
 from evaluation.journal import Journal
 from pipeline import results
 from pipeline.errors import DamagedError, PipelineError, Stopped, UsageError
-from pipeline.evaluate import work
+from pipeline.evaluate import draws
 from pipeline.evaluate.metric import numbers
 from pipeline.evaluate.stage import evaluate
 from pipeline.files import read_document
 from pipeline.results import latest_training
 from pipeline.stop import Stop
-from pipeline.store.chunks import ChunkedArray
 
 
 def run_stage(done: Any, *words: str, **extra: Any) -> dict[str, Any]:
@@ -269,30 +270,103 @@ def test_the_numbers_are_the_same_for_any_number_of_workers_and_after_kills(
     assert alone["metrics"]["tarp"]["null_band"][1] > 0
 
 
+STREAMED = "rmse, nrmse, r2, mae, sbc, ece, coverage, coverage_joint, mmd, crps, tarp, tarp_posterior"
+
+
+@pytest.fixture
+def chunked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the draws of even a small evaluation in chunks."""
+    monkeypatch.setattr(draws, "LARGE", 0)
+    monkeypatch.setattr(draws, "SHOWN", (10, 1 << 20))
+
+
+def damage(chunk: Path) -> None:
+    chunk.write_bytes(chunk.read_bytes()[:-40] + bytes(40))
+
+
 def test_draws_of_a_large_evaluation_are_kept_in_chunks_with_equal_numbers(
-    finished: Any, monkeypatch: pytest.MonkeyPatch
+    finished: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    words = ["evaluate.metrics=[rmse, nrmse, r2, sbc, ece, coverage_joint, mmd, crps, tarp]"]
-    words += ["evaluate.draws=30", "evaluate.workers=1"]
+    words = [f"evaluate.metrics=[{STREAMED}, rmse_paper]", "evaluate.draws=30"]
+    words.append("evaluate.workers=1")
     small = run_stage(finished, *words)["metrics"]
     folder = finished.run.training(latest_training(finished.run)) / "evaluation"
     with np.load(folder / "draws.npz") as file:
-        drawn = file["draws_3"]
+        drawn, references = file["draws_3"], file["references"]
     shutil.rmtree(folder)
-    monkeypatch.setattr(work, "LARGE", 0)
-    monkeypatch.setattr(work, "SHARE", 0)
-    monkeypatch.setattr(work, "SHOWN", 10)
-    large = run_stage(finished, *words)["metrics"]
-    assert "needs all draws in memory" in large.pop("tarp")["note"]
-    assert large == {name: value for name, value in small.items() if name != "tarp"}
-    view = ChunkedArray(folder / "draws_3.zarr").view("test set", "draw", "parameter")
-    assert view.chunks is not None
-    np.testing.assert_array_equal(view.sel({"draw": slice(5)}).to_numpy(), drawn[:, :5])
+    shutil.rmtree(finished.run.path / "references")
+    request.getfixturevalue("chunked")
+    assert run_stage(finished, *words)["metrics"] == small
     with np.load(folder / "draws.npz") as file:
         np.testing.assert_array_equal(file["draws_3"], drawn[:, :10])
+        np.testing.assert_array_equal(file["references"], references[:, :10])
 
-    chunk = next((folder / "draws_3.zarr").rglob("c/*/0/0"))
-    chunk.write_bytes(chunk.read_bytes()[:-40] + bytes(40))
-    start = 10 * int(chunk.parts[-3])
-    with pytest.raises(DamagedError):
-        ChunkedArray(folder / "draws_3.zarr").read(start, 10, "0" * 64)
+    whole = sbiflow.Run(finished.run.path).draws()
+    assert whole["draws_3"].dims == ("test", "draw", "parameter")
+    assert list(whole["parameter"].values) == ["a", "b"]
+    assert whole["draws_3"].chunks is not None
+    np.testing.assert_array_equal(whole["draws_3"].sel(parameter="b").to_numpy(), drawn[..., 1])
+
+    (folder / "metrics.json").unlink()
+    monkeypatch.setattr(draws, "SHARE", 0)
+    without = run_stage(finished, *words)["metrics"]
+    assert "needs all draws in memory" in without["rmse_paper"]["note"]
+    assert without["tarp"] == small["tarp"]
+
+
+def test_a_view_of_a_small_evaluation_and_of_none(finished: Any) -> None:
+    run = sbiflow.Run(finished.run.path)
+    with pytest.raises(UsageError, match="is not evaluated yet"):
+        run.draws()
+    run_stage(finished, "evaluate.metrics=[rmse]")
+    found = run.draws()
+    assert found["draws_3"].sizes["draw"] == 60
+    assert found["theta"].shape == (found.sizes["test"], 2)
+
+
+@pytest.mark.usefixtures("chunked")
+def test_a_damaged_chunk_is_named_and_made_anew(finished: Any) -> None:
+    words = ["evaluate.metrics=[rmse, mmd]", "evaluate.draws=30", "evaluate.workers=1"]
+    first = run_stage(finished, *words)
+    folder = finished.run.training(latest_training(finished.run)) / "evaluation"
+    whole = sbiflow.Run(finished.run.path).draws()["draws_3"]
+    before = whole.to_numpy()
+    chunk = folder / "draws_3.zarr" / "c" / "1" / "0" / "0"
+    damage(chunk)
+    message = r"draws_3.zarr, rows 10 to 19: damaged; `sbiflow evaluate -o .*` makes it anew"
+    with pytest.raises(DamagedError, match=message):
+        whole.to_numpy()
+    np.testing.assert_array_equal(whole[:10].to_numpy(), before[:10])
+    assert run_stage(finished, *words) == first
+    np.testing.assert_array_equal(whole.to_numpy(), before)
+
+    (folder / "metrics.json").unlink()
+    damage(next((finished.run.path / "references").rglob("c/1/0/0")))
+    assert run_stage(finished, *words)["metrics"] == first["metrics"]
+
+
+@pytest.mark.usefixtures("chunked")
+def test_a_chunk_that_is_damaged_before_it_is_measured_is_drawn_anew(finished: Any) -> None:
+    words = ["evaluate.metrics=[mmd]", "evaluate.draws=30", "evaluate.workers=1"]
+    folder = finished.run.training(latest_training(finished.run)) / "evaluation"
+    stop = StopWhenThere(folder / "blocks" / "mmd_3_0.npz")
+    with pytest.raises(Stopped):
+        evaluate(finished.configure(*words), finished.run, stop=stop)
+    damage(folder / "draws_3.zarr" / "c" / "1" / "0" / "0")
+    again = run_stage(finished, *words)["metrics"]
+    shutil.rmtree(folder)
+    assert again == run_stage(finished, *words)["metrics"]
+
+
+@pytest.mark.usefixtures("chunked")
+def test_memory_does_not_grow_with_the_number_of_test_sets(finished: Any) -> None:
+    metrics = "rmse, sbc, ece, coverage_joint, tarp, z_score, contraction"
+    words = [f"evaluate.metrics=[{metrics}]", "evaluate.draws=20000", "evaluate.workers=1"]
+    peaks = []
+    for sets in (15, 30):
+        run_stage(finished, *words, f"test={sets}", "evaluate.draws=30")  # caches
+        tracemalloc.start()
+        run_stage(finished, *words, f"test={sets}")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
