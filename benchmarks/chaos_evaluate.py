@@ -2,9 +2,9 @@
 
     python -m benchmarks.chaos_evaluate --kills 20 [--workers 2] [--chunks]
 
-The kill hits the process and all that it started: while they start, or around the moments when a block is finished.
-The undisturbed evaluation has one worker. `--chunks` keeps the draws of even this small evaluation in a Zarr array,
-in one process. Prints one JSON object; exit code 1 unless all numbers and draws are equal.
+The kill hits the process and all that it started: while they start, or when blocks are just finished. The
+undisturbed evaluation has one worker. `--chunks` keeps the draws of even this small evaluation in a Zarr
+array, in one process. Prints one JSON object; exit code 1 unless all numbers and draws are equal.
 """
 
 from __future__ import annotations

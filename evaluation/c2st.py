@@ -67,9 +67,7 @@ class C2STDefinition:
 SBIBM = C2STDefinition(
     "sbibm: MLP with two layers of 10 D units, 5-fold cross-validated accuracy", 10, 5, 1
 )
-FOREST = C2STDefinition(
-    "sbi: random forest of 100 trees, 5-fold cross-validated accuracy", 0, 5, 1
-)
+FOREST = C2STDefinition("sbi: random forest of 100 trees, 5-fold cross-validated accuracy", 0, 5, 1)
 PAPER = C2STDefinition(
     "CMPE paper's code: MLP with two layers of 16 D units, one 75/25 split", 16, 0, 0
 )

@@ -47,7 +47,9 @@ class PairScores:
             matrix[j, k] = matrix[k, j] = value
         others = np.where(np.eye(size, dtype=bool), -np.inf, matrix)
         null = band(found["null"], len(found["values"]))
-        words = f"C2ST (sbibm) of each of {len(pairs)} pairs of parameters: the largest, and the mean"
+        words = (
+            f"C2ST (sbibm) of each of {len(pairs)} pairs of parameters: the largest, and the mean"
+        )
         return cls(words, float(values.mean()), float(values.max()), null, matrix, others.max(0))
 
 

@@ -23,11 +23,12 @@ from pipeline.stop import Stop, stop_on_signals
 from sbiflow.result import Result
 
 if TYPE_CHECKING:
+    from xarray import Dataset
+
     from estimators import Posterior
     from pipeline.answer.answer import Answer
     from simulators import Simulator
     from simulators.simulator import PriorLike
-    from xarray import Dataset
 
 SimulatorLike = Any  # a simulator, a factory of one, a function with a prior, or a name
 

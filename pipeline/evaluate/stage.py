@@ -96,9 +96,7 @@ def _work(work: Evaluation, stop: Stop, record: Recorder) -> dict[int | None, di
     return {s: work.measure(s, stop) for s in steps}
 
 
-def _teller(
-    work: Evaluation, progress: Progress, record: Recorder
-) -> Callable[[TestBlock], None]:
+def _teller(work: Evaluation, progress: Progress, record: Recorder) -> Callable[[TestBlock], None]:
     """Return a function that tells of every block that is finished."""
     told, usage, done = time.monotonic(), Usage(), 0
 

@@ -38,7 +38,9 @@ from pipeline.train.threads import threads
 
 FORMAT = 3  # raised when equal settings would give other numbers
 QUICK = "quick"  # name of the blocks of all metrics that take no time
-BLOCKS = 2  # format of the blocks: those of an interrupted evaluation of another format are not used
+BLOCKS = (
+    2  # format of the blocks: those of an interrupted evaluation of another format are not used
+)
 DENSITIES = 200  # draws of a test set at which a log-density is computed
 PRIOR_DRAWS = 10_000
 CACHE = "cache"  # folder of the run for what metrics use again
@@ -328,6 +330,7 @@ class Evaluation:
     def measure(self, steps: int | None, stop: Stop) -> dict[str, Any]:
         """Return all metrics of drawn test sets, as JSON; those of blocks are joined."""
         common = {"draws": self.asked.draws, "sampling_steps": steps, "n": len(self.sets.ids)}
+        quick = self._joined(QUICK, steps) if self.quick() else {}
         result: dict[str, Any] = {}
         for name, metric in self.metrics.items():
             stop.check("evaluate")
@@ -336,8 +339,9 @@ class Evaluation:
                 continue
             wanted = evaluation.needs(metric)
             if stream := getattr(metric, "stream", None):
-                what = name if stream.dear else QUICK
-                parts = self._joined(what, name, steps)
+                joined = self._joined(name, steps) if stream.dear else quick
+                head = f"{name}/"
+                parts = {k.removeprefix(head): v for k, v in joined.items() if k.startswith(head)}
                 value = stream.join(parts, self.asked.draws, self.prior)
             else:
                 given: dict[str, Any] = {key: self._whole(key, steps) for key in wanted}
@@ -349,15 +353,11 @@ class Evaluation:
                 result[name]["reference"] = self.reference
         return result
 
-    def _joined(self, what: str, name: str, steps: int | None) -> dict[str, np.ndarray]:
-        """Return what a metric needs of all test sets, from its blocks."""
+    def _joined(self, what: str, steps: int | None) -> dict[str, np.ndarray]:
+        """Return what was measured on all test sets, from its blocks."""
         found = [self.blocks.find(block) for block in self.parts(what, steps)]
         parts = [part for part in found if part is not None]
-        keys = [key for key in parts[0] if key.startswith(f"{name}/")]
-        return {
-            key.removeprefix(f"{name}/"): np.concatenate([part[key] for part in parts])
-            for key in keys
-        }
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
     def _whole(self, name: str, steps: int | None) -> Any:
         """Return an array of all test sets that metrics can ask for."""

@@ -270,7 +270,9 @@ def test_the_numbers_are_the_same_for_any_number_of_workers_and_after_kills(
     assert alone["metrics"]["tarp"]["null_band"][1] > 0
 
 
-STREAMED = "rmse, nrmse, r2, mae, sbc, ece, coverage, coverage_joint, mmd, crps, tarp, tarp_posterior"
+STREAMED = (
+    "rmse, nrmse, r2, mae, sbc, ece, coverage, coverage_joint, mmd, crps, tarp, tarp_posterior"
+)
 
 
 @pytest.fixture
