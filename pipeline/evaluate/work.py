@@ -248,6 +248,8 @@ class Evaluation:
             given["draws"] = on_scale(self._drawn(block), self.scales)
         if "prior" in names:
             given["prior"] = self.prior
+        if "x" in names:
+            given["x"] = self.sets.flat[block.rows]
         if "references" in names:
             assert self.references is not None
             given["references"] = on_scale(self.references.read(block), self.scales)
@@ -337,21 +339,27 @@ class Evaluation:
             if note := self._lacking(metric):
                 result[name] = {"note": note}
                 continue
-            wanted = evaluation.needs(metric)
-            if stream := getattr(metric, "stream", None):
-                joined = self._joined(name, steps) if stream.dear else quick
-                head = f"{name}/"
-                parts = {k.removeprefix(head): v for k, v in joined.items() if k.startswith(head)}
-                value = stream.join(parts, self.asked.draws, self.prior)
-            else:
-                given: dict[str, Any] = {key: self._whole(key, steps) for key in wanted}
-                if "cache" in inspect.signature(metric).parameters:
-                    given["cache"] = self.run.path / CACHE
-                value = apply(name, metric, given, stop)
-            result[name] = as_json(value) | common
-            if "references" in wanted:
+            try:
+                result[name] = as_json(self._value(name, steps, quick, stop)) | common
+            except ValueError as error:  # too few test sets, or too few parameters
+                result[name] = {"note": f"not measured: {error}"}
+                continue
+            if "references" in evaluation.needs(metric):
                 result[name]["reference"] = self.reference
         return result
+
+    def _value(self, name: str, steps: int | None, quick: dict[str, np.ndarray], stop: Stop) -> Any:
+        """Return a metric, of one that is measured in blocks from what they hold."""
+        metric = self.metrics[name]
+        if stream := getattr(metric, "stream", None):
+            joined = self._joined(name, steps) if stream.dear else quick
+            head = f"{name}/"
+            parts = {k.removeprefix(head): v for k, v in joined.items() if k.startswith(head)}
+            return stream.join(parts, self.asked.draws, self.prior)
+        given = {key: self._whole(key, steps) for key in evaluation.needs(metric)}
+        if "cache" in inspect.signature(metric).parameters:
+            given["cache"] = self.run.path / CACHE
+        return apply(name, metric, given, stop)
 
     def _joined(self, what: str, steps: int | None) -> dict[str, np.ndarray]:
         """Return what was measured on all test sets, from its blocks."""
@@ -363,8 +371,8 @@ class Evaluation:
         """Return an array of all test sets that metrics can ask for."""
         if name == "theta":
             return on_scale(self.sets.theta, self.scales)
-        if name == "prior":
-            return self.prior
+        if name in ("prior", "x"):
+            return self.prior if name == "prior" else self.sets.flat
         draws = self.draws(steps)
         if name == "draws" and draws.large:
             return np.concatenate([self._of_block(part, {name})[name] for part in draws.parts])

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import KFold, cross_val_score
 from sklearn.neural_network import MLPClassifier
 
 from evaluation import classifier
-from evaluation.c2st import PAPER, SBIBM, c2st, c2st_batch, c2st_paper, c2st_paper_sets, c2st_sets
+from evaluation.c2st import (
+    PAPER,
+    SBIBM,
+    c2st,
+    c2st_batch,
+    c2st_forest_sets,
+    c2st_paper,
+    c2st_paper_sets,
+    c2st_sets,
+)
+from evaluation.mmd import mmd_sets
+from evaluation.two_sample import changed_sides
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +57,48 @@ def test_accuracy_is_near_the_bayes_optimum(shift: float) -> None:
     best = norm.cdf(shift / 2)
     assert scores.mean() == pytest.approx(best, abs=0.015)
     assert scores.mean() < best + 3 * 0.01
+
+
+def test_the_forest_is_scikit_learns() -> None:
+    references, draws = pairs(2, np.array([0.5, 1.5]), n=150, dims=3)
+    folds = KFold(5, shuffle=True, random_state=1)
+    for found, x, y in zip(
+        c2st_forest_sets(references, draws).values, references, draws, strict=True
+    ):
+        mean, sd = x.mean(0), x.std(0, ddof=1)
+        rows, labels = (np.concatenate([x, y]) - mean) / sd, np.repeat([0, 1], 150)
+        forest = RandomForestClassifier(random_state=1)
+        assert found == cross_val_score(forest, rows, labels, cv=folds, scoring="accuracy").mean()
+
+
+def test_the_forest_stays_below_the_bayes_optimum() -> None:
+    """It overfits: the accuracy of two Gaussians is below Phi(d / 2), and 0.5 where they are equal."""
+    references, draws = pairs(3, np.array([0.0, 1.0, 3.0]), n=800)
+    found = c2st_forest_sets(references, draws).values
+    best = norm.cdf(np.array([0.0, 1.0, 3.0]) / 2)
+    assert np.all(found < best + 0.03)
+    assert np.all(found > best - 0.06)
+
+
+@pytest.mark.parametrize("metric", [c2st_sets, c2st_forest_sets, mmd_sets])
+def test_the_band_holds_equal_distributions_and_no_others(metric: Any) -> None:
+    references, draws = pairs(12, np.zeros(12), n=60, dims=1)
+    good, bad = metric(references, draws), metric(references, draws + 6.0)
+    width = np.ptp(good.null_band)
+    assert good.null_band[0] - width < good.mean < good.null_band[1] + width
+    assert bad.mean > bad.null_band[1]
+    assert metric(references[:1], draws[:1]).null_band is None
+
+
+def test_some_of_many_test_sets_change_sides() -> None:
+    references, draws = pairs(50, np.full(50, 100.0), n=10)
+    mixed, others = changed_sides(references, draws, 50)
+    assert mixed.shape == others.shape == (10, 10, 2)
+    rows = np.concatenate([references[5], draws[5]])
+    assert sorted(np.concatenate([mixed[1], others[1]])[:, 0]) == sorted(rows[:, 0])
+    assert not np.array_equal(mixed[1], references[5])
+    block, _ = changed_sides(references[10:20], draws[10:20], 50)
+    np.testing.assert_array_equal(block, mixed[2:4])
 
 
 @pytest.mark.parametrize("dims", [1, 2])
