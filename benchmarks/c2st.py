@@ -2,10 +2,10 @@
 
     python -m benchmarks.c2st [--sets 100] [--draws 10000] [--parameters 2] [--shift 0.5] [--compared 3] [--seed 0]
 
-The pairs are Gaussians whose first parameter differs by `shift` standard deviations. All pairs are measured by the
-batched classifiers, and `compared` of them by scikit-learn, each with one thread. sbibm measures one pair after the
-other, so that seconds of a pair compare. The best classifier is right in Phi(shift / 2) of all cases. Prints one
-JSON object; on several cores `evaluate.workers` processes share the pairs.
+The pairs are Gaussians whose first parameter differs by `shift` standard deviations. All pairs are measured by
+the batched classifiers, and `compared` of them by scikit-learn, each with one thread. sbibm measures one pair
+after the other, so that seconds of a pair compare. The best classifier is right in Phi(shift / 2) of all cases.
+Prints one JSON object. On several cores, `evaluate.workers` processes share the pairs.
 """
 
 from __future__ import annotations

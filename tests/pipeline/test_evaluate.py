@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -262,10 +265,13 @@ def test_the_numbers_are_the_same_for_any_number_of_workers_and_after_kills(
         evaluate(finished.configure(*words, "evaluate.workers=2"), finished.run, stop=stop)
     left = len(list((folder / "blocks").iterdir()))
     assert 3 <= left < 9
-    together = run_stage(finished, *words, "evaluate.workers=2")
-    assert together["metrics"] == alone["metrics"]
-    with np.load(folder / "draws.npz") as file:
-        np.testing.assert_array_equal(file["draws_3"], drawn)
+    for workers in (2, 3):
+        together = run_stage(finished, *words, f"evaluate.workers={workers}")
+        assert together["metrics"] == alone["metrics"]
+        with np.load(folder / "draws.npz") as file:
+            np.testing.assert_array_equal(file["draws_3"], drawn)
+        shutil.rmtree(folder)
+        shutil.rmtree(finished.run.path / "references")
     assert "has no density" in alone["metrics"]["log_prob"]["note"]
     assert alone["metrics"]["tarp"]["null_band"][1] > 0
 
