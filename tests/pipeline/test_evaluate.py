@@ -276,6 +276,31 @@ def test_the_numbers_are_the_same_for_any_number_of_workers_and_after_kills(
     assert alone["metrics"]["tarp"]["null_band"][1] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [["--workers", "2"], ["--chunks"]])
+def test_an_evaluation_that_is_killed_has_the_numbers_of_an_undisturbed_one(
+    more: list[str],
+) -> None:
+    words = ["--kills", "3", "--sets", "30", "--draws", "40", *more]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.chaos_evaluate", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0, found
+    assert found["kills"] == 3
+    assert found["chunks"] == (more == ["--chunks"])
+
+
+def test_a_metric_that_cannot_be_measured_is_a_note(finished: Any) -> None:
+    metrics = run_stage(finished, "evaluate.metrics=[c2st_local, rmse]")["metrics"]
+    assert "needs at least 50" in metrics["c2st_local"]["note"]
+    low, high = metrics["rmse"]["null_band"]
+    assert low < high
+
+
 STREAMED = (
     "rmse, nrmse, r2, mae, sbc, ece, coverage, coverage_joint, mmd, crps, tarp, tarp_posterior"
 )
