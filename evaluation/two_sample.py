@@ -91,6 +91,11 @@ def by_set(
     return np.array(values)
 
 
+def _at_end(tick: Tick | None, sets: int) -> Tick | None:
+    """Return a function that tells that all test sets are measured, whatever it is told."""
+    return None if tick is None else lambda done: tick(sets)
+
+
 def two_sample(definition: str) -> Callable[[Values], Callable[..., ComparedScores]]:
     """Make a metric of a function of (references, draws, tick) that returns a value for each test set.
 
@@ -109,8 +114,7 @@ def two_sample(definition: str) -> Callable[[Values], Callable[..., ComparedScor
             more = {"device": device} if device != "cpu" else {}
             found = values(references, draws, tick, **more)
             again = changed_sides(references, draws, len(all_theta))
-            seen = tick and (lambda done: tick(len(draws)))
-            return {"values": found, "null": values(*again, seen, **more)}
+            return {"values": found, "null": values(*again, _at_end(tick, len(draws)), **more)}
 
         def join(found: Mapping[str, np.ndarray], n: int, prior: Any) -> ComparedScores:
             return ComparedScores.against(definition, found["values"], found["null"])
