@@ -200,12 +200,12 @@ def test_bands_hold_a_perfect_sampler_and_not_others() -> None:
 
 def test_pairs_name_the_wrong_parameter() -> None:
     rng = np.random.default_rng(0)
-    references, draws = rng.normal(size=(2, 3, 200, 3))
+    references, draws = rng.normal(size=(2, 2, 150, 3))
     draws[..., 2] += 1.0
     found = c2st_pairs(references, draws)
     # the best classifier of N(0, 1) and N(1, 1) is right in Phi(1/2) = 0.691 of all cases
-    assert found.matrix[0, 2] == pytest.approx(norm.cdf(0.5), abs=0.05)
-    assert found.matrix[0, 1] == pytest.approx(0.5, abs=0.05)
+    assert found.matrix[0, 2] == pytest.approx(norm.cdf(0.5), abs=0.07)
+    assert found.matrix[0, 1] == pytest.approx(0.5, abs=0.07)
     assert found.max == found.per_parameter[2]
     assert found.null_band[1] < found.mean
 
