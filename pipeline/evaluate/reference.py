@@ -105,7 +105,7 @@ class Reference:
 
     def do(self, block: TestBlock, tick: Tick | None = None) -> None:
         """Draw for the test sets of a block."""
-        rows = []
+        rows: list[np.ndarray] = []
         for i, x in zip(self.sets.ids[block.rows], self.sets.x[block.rows], strict=True):
             if tick:
                 tick(len(rows))

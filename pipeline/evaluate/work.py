@@ -176,8 +176,10 @@ class Evaluation:
 
     def is_done(self, block: TestBlock) -> bool:
         """Return whether a block is finished."""
-        of_reference = block.what == WHAT and self.references is not None
-        blocks = self.references.draws.blocks if of_reference else self.blocks
+        blocks = self.blocks
+        if block.what == WHAT:
+            assert self.references is not None
+            blocks = self.references.draws.blocks
         return blocks.find(block) is not None
 
     def do(self, block: TestBlock, tick: Tick | None = None) -> None:
