@@ -237,7 +237,7 @@ class Evaluation:
         given["tick"] = tick
         found: dict[str, np.ndarray] = {}
         for name, stream in streams.items():
-            parts = stream.parts(**{key: given[key] for key in asked[name]})
+            parts = stream.parts(**{key: given[key] for key in asked[name] if key in given})
             found |= {f"{name}/{key}": value for key, value in parts.items()}
         return found
 
