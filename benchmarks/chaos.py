@@ -12,6 +12,7 @@ import sys
 RUNS = {
     "simulate": (["chaos_simulate"],),
     "train": (["chaos_train"],),
+    "evaluate": (["chaos_evaluate"], ["chaos_evaluate", "--chunks"]),
     "refine": (["chaos_refine"],),
 }
 

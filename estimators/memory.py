@@ -29,7 +29,7 @@ def draws_that_fit(draw: Callable[[Tensor], object], context: Tensor) -> Iterato
     head = f"out of memory on {context.device}: {len(context)} draws are made at a time ({reason})"
     most = _most_rows(draw, context)
     fit = f"{most} fit: make at most {most} in one call" if most else "not even one fits"
-    raise MemoryError(f"{head}; {fit}, or draw on the CPU (evaluate.gpu=false)")
+    raise MemoryError(f"{head}; {fit}, or draw on the CPU (evaluate.device=cpu)")
 
 
 def _most_rows(draw: Callable[[Tensor], object], context: Tensor) -> int:

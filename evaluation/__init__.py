@@ -6,6 +6,7 @@ A metric is a function of all test sets. Its required arguments name the arrays 
     draws       (B, n, D)   posterior draws for each test set
     references  (B, n, D)   draws of the reference posterior for each test set
     prior       (m, D)      draws of the prior
+    x           (B, F)      observations as the estimator takes them, all outputs side by side
     seconds     (k,)        measured wall seconds per 1000 draws
     log_prob    (B,)        log-density of the posterior at the true parameters, where it has one
     log_prob_draws  (B, k)  log-density at some of the draws
@@ -25,14 +26,17 @@ from importlib.metadata import entry_points
 from typing import Any
 
 GROUP = "sbiflow.metrics"  # entry points of other packages
-INPUTS = ("theta", "draws", "references", "prior", "seconds", "log_prob", "log_prob_draws")
+INPUTS = ("theta", "draws", "references", "prior", "x", "seconds", "log_prob", "log_prob_draws")
 
 TABLE = {
     "c2st": "evaluation.c2st:c2st_sets",
+    "c2st_forest": "evaluation.c2st:c2st_forest_sets",
+    "c2st_local": "evaluation.local_c2st:c2st_local",
     "c2st_pairs": "evaluation.c2st_pairs:c2st_pairs",
     "c2st_paper": "evaluation.c2st:c2st_paper_sets",
     "contraction": "evaluation.contraction:contraction",
     "coverage": "evaluation.coverage:coverage",
+    "coverage_density": "evaluation.coverage:coverage_density",
     "coverage_joint": "evaluation.coverage:coverage_joint",
     "coverage_pixels": "evaluation.image_scores:coverage_pixels",
     "crps": "evaluation.proper_scores:crps",

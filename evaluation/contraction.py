@@ -1,6 +1,6 @@
 """How much a posterior narrows the prior, and by how many of its widths it misses the truth.
 
-    contraction_d = 1 - mean_i var_s(draw_isd) / var(prior_d)
+    contraction_d = 1 - mean_i var_s(draw_isd) / var(prior_d);   by_error: with (mean_s draw_isd - theta_id)^2
     z_id = (mean_s draw_isd - theta_id) / sd_s(draw_isd);   the metric is sqrt(mean z^2), 1 for a perfect Gaussian
 
 Contraction alone is no quality: an overconfident posterior has much of it. Look at both together.
@@ -26,36 +26,56 @@ class Contraction:
     Attributes:
         definition: the sentence beside the numbers.
         mean: over the parameters; 0 is the prior, 1 a point.
-        per_parameter: shape (D,).
+        by_error: what the errors of posterior means say: 1 - mean square error / prior variance.
+        null_band: range from 5 to 95 % of `by_error` for a perfect sampler of these widths; `mean` lies near its
+            middle.
+        per_parameter: contraction of each parameter, shape (D,).
     """
 
     definition: str
     mean: float
+    by_error: float
+    null_band: np.ndarray
     per_parameter: np.ndarray
 
     @classmethod
-    def of(cls, variances: np.ndarray, prior: np.ndarray) -> Contraction:
-        """Return the contraction of posterior variances (B, D)."""
-        each = 1 - variances.mean(0) / np.asarray(prior, np.float64).var(0, ddof=1)
-        return cls(NARROWER, float(each.mean()), each)
+    def of(cls, found: Mapping[str, np.ndarray]) -> Contraction:
+        """Return the contraction of relative variances (B, D), square errors (B,) and `exchanged` ones (B, R)."""
+        each = 1 - found["variances"].mean(0)
+        low, high = null_band(found["null"])
+        by_error = 1 - float(found["errors"].mean())
+        return cls(NARROWER, float(each.mean()), by_error, np.array([1 - high, 1 - low]), each)
 
 
 NARROWER = "1 - posterior variance / prior variance, mean over parameters; 0 is the prior"
 
 
-def _variances(draws: np.ndarray) -> dict[str, np.ndarray]:
-    return {"variances": np.asarray(draws, np.float64).var(1, ddof=1)}
+def _variances(theta: np.ndarray, draws: np.ndarray, prior: np.ndarray) -> dict[str, np.ndarray]:
+    theta, draws = checked(theta, draws)
+    whole = np.asarray(prior, np.float64).var(0, ddof=1)
+    n, centre = draws.shape[1], draws.mean(1)
+
+    def squares(truth: np.ndarray, others: np.ndarray, left_out: int = 1) -> np.ndarray:
+        gap = (truth - centre) * n / (n - left_out)  # the mean of the other draws is further away
+        return np.asarray((np.square(gap) / whole).mean(1))
+
+    return {
+        "variances": draws.var(1, ddof=1) / whole,
+        "errors": squares(theta, draws, left_out=0),
+        "null": exchanged(squares, draws),
+    }
 
 
-@streamed(_variances, lambda found, n, prior: Contraction.of(found["variances"], prior))
-def contraction(draws: np.ndarray, prior: np.ndarray) -> Contraction:
-    """Posterior contraction.
+@streamed(_variances, lambda found, n, prior: Contraction.of(found))
+def contraction(theta: np.ndarray, draws: np.ndarray, prior: np.ndarray) -> Contraction:
+    """Posterior contraction, as the widths say and as the errors say.
 
     Arguments:
+        theta: true parameters, shape (B, D).
         draws: posterior draws, shape (B, n, D).
         prior: draws of the prior, shape (m, D).
     """
-    return Contraction.of(_variances(draws)["variances"], prior)
+    return Contraction.of(_variances(theta, draws, prior))
 
 
 @dataclass(frozen=True)

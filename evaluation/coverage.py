@@ -3,12 +3,14 @@
     f_i = share of the draws s with g(draw_is) < g(theta_i)
 
 For a perfect posterior f is uniform, whatever the function g, if g depends on the observation alone and not on the
-truth. Three choices of g:
+truth. Four choices of g:
 
     tarp            distance to a reference point that is uniform in the box of all true parameters
     tarp_posterior  distance to one draw of the posterior
     coverage_joint  Mahalanobis distance to the mean of half of the draws: f is the smallest level of an ellipsoid
                     of highest density that holds the truth
+    coverage_density  minus the posterior's density, where there is one: f is the smallest level of a region of
+                    highest density that holds the truth
 
     ECP(a) = share of the test sets with f_i < a;   the metric is max_a |ECP(a) - a|
 
@@ -27,6 +29,9 @@ from evaluation.score import streamed
 
 REPETITIONS = 2000  # of the simulated null
 LEVELS = np.array([0.5, 0.9, 0.95])  # of intervals and ellipsoids whose coverage is told
+RANDOM = "TARP: largest |coverage - level| of balls around random points"
+DRAWN = "TARP: largest |coverage - level| of balls around one draw of each posterior"
+DENSITY = "Largest |coverage - level| of the regions of highest posterior density"
 JOINT = "Largest |coverage - level| of the joint posterior's ellipsoids of highest density"
 SEED = 20230207  # of the reference points
 
@@ -92,6 +97,17 @@ def _null(sets: int, n: int) -> np.ndarray:
     return values
 
 
+def _around_random(
+    theta: np.ndarray, draws: np.ndarray, all_theta: np.ndarray, rows: slice
+) -> dict[str, np.ndarray]:
+    """Return f for balls around points of the box that holds all true parameters."""
+    theta, draws = checked(theta, draws)
+    low, width = all_theta.min(0), _width(all_theta)
+    points = np.random.default_rng(SEED).random(all_theta.shape)[rows]
+    return {"fractions": around(points, (theta - low) / width, (draws - low) / width)}
+
+
+@streamed(_around_random, lambda found, n, prior: Coverage.of(RANDOM, found["fractions"], n))
 def tarp(theta: np.ndarray, draws: np.ndarray) -> Coverage:
     """Coverage of balls around random points, each parameter on the range of its true values.
 
@@ -100,14 +116,20 @@ def tarp(theta: np.ndarray, draws: np.ndarray) -> Coverage:
         draws: posterior draws, shape (B, n, D).
     """
     theta, draws = checked(theta, draws)
-    low, width = theta.min(0), np.ptp(theta, axis=0)
-    width = np.where(width > 0, width, 1.0)
-    points = np.random.default_rng(SEED).random(theta.shape)
-    found = around(points, (theta - low) / width, (draws - low) / width)
-    words = "TARP: largest |coverage - level| of balls around random points"
-    return Coverage.of(words, found, draws.shape[1])
+    found = _around_random(theta, draws, theta, slice(None))
+    return Coverage.of(RANDOM, found["fractions"], draws.shape[1])
 
 
+def _around_draw(
+    theta: np.ndarray, draws: np.ndarray, all_theta: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return f for balls around the first draw of each test set, among the others."""
+    theta, draws = checked(theta, draws)
+    width = _width(all_theta)
+    return {"fractions": around(draws[:, 0] / width, theta / width, draws[:, 1:] / width)}
+
+
+@streamed(_around_draw, lambda found, n, prior: Coverage.of(DRAWN, found["fractions"], n - 1))
 def tarp_posterior(theta: np.ndarray, draws: np.ndarray) -> Coverage:
     """Coverage of balls around one draw of each posterior, each parameter on the range of its true values.
 
@@ -116,11 +138,14 @@ def tarp_posterior(theta: np.ndarray, draws: np.ndarray) -> Coverage:
         draws: posterior draws, shape (B, n, D); the first is the reference point.
     """
     theta, draws = checked(theta, draws)
+    found = _around_draw(theta, draws, theta)
+    return Coverage.of(DRAWN, found["fractions"], draws.shape[1] - 1)
+
+
+def _width(theta: np.ndarray) -> np.ndarray:
+    """Return the range of each parameter (D,), 1 where it does not vary."""
     width = np.ptp(theta, axis=0)
-    width = np.where(width > 0, width, 1.0)
-    found = around(draws[:, 0] / width, theta / width, draws[:, 1:] / width)
-    words = "TARP: largest |coverage - level| of balls around one draw of each posterior"
-    return Coverage.of(words, found, draws.shape[1] - 1)
+    return np.where(width > 0, width, 1.0)
 
 
 def around(points: np.ndarray, theta: np.ndarray, draws: np.ndarray) -> np.ndarray:
@@ -157,6 +182,17 @@ def coverage_joint(theta: np.ndarray, draws: np.ndarray) -> Coverage:
         draws: posterior draws, shape (B, n, D), n >= 2 D + 2.
     """
     return Coverage.of(JOINT, _ellipsoids(theta, draws)["fractions"], np.shape(draws)[1] // 2)
+
+
+def coverage_density(log_prob: np.ndarray, log_prob_draws: np.ndarray) -> Coverage:
+    """Coverage of the regions of highest density, for a posterior that has one.
+
+    Arguments:
+        log_prob: log-density at the true parameters, shape (B,).
+        log_prob_draws: at draws of the same posteriors, shape (B, k).
+    """
+    found = fractions(-np.asarray(log_prob), -np.asarray(log_prob_draws))
+    return Coverage.of(DENSITY, found, np.shape(log_prob_draws)[1])
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ Gaussian kernels, means with the diagonal: biased upwards).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from scipy.spatial.distance import cdist, pdist, squareform
 
-from evaluation.score import Scores, Tick, by_set, paired
+from evaluation.score import Tick, paired
+from evaluation.two_sample import by_set, two_sample
 
 SBIBM = "sbibm: unbiased MMD^2, Gaussian kernel, bandwidth = median distance within the reference"
 PAPER = "CMPE paper's code: biased MMD^2, sum of 19 Gaussian kernels, not below 0"
@@ -84,30 +83,18 @@ def mmd_paper(reference: np.ndarray, draws: np.ndarray) -> float:
     return max(xx + yy - 2 * xy, 0.0)
 
 
-@by_set(SBIBM)
-def mmd_sets(references: np.ndarray, draws: np.ndarray, tick: Tick | None = None) -> Scores:
+@two_sample(SBIBM)
+def mmd_sets(references: np.ndarray, draws: np.ndarray, tick: Tick | None = None) -> np.ndarray:
     """MMD^2 of every test set by sbibm's definition."""
-    return Scores.of(SBIBM, _each(mmd, references, draws, tick))
+    return by_set(mmd, references, draws, tick)
 
 
-@by_set(PAPER)
-def mmd_paper_sets(references: np.ndarray, draws: np.ndarray, tick: Tick | None = None) -> Scores:
-    """MMD^2 of every test set by the CMPE paper's definition."""
-    return Scores.of(PAPER, _each(mmd_paper, references, draws, tick))
-
-
-def _each(
-    metric: Callable[[np.ndarray, np.ndarray], float],
-    references: np.ndarray,
-    draws: np.ndarray,
-    tick: Tick | None,
+@two_sample(PAPER)
+def mmd_paper_sets(
+    references: np.ndarray, draws: np.ndarray, tick: Tick | None = None
 ) -> np.ndarray:
-    values = []
-    for reference, drawn in zip(references, draws, strict=True):
-        values.append(metric(reference, drawn))
-        if tick:
-            tick(len(values))
-    return np.array(values)
+    """MMD^2 of every test set by the CMPE paper's definition."""
+    return by_set(mmd_paper, references, draws, tick)
 
 
 def _pair(reference: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

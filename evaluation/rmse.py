@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluation.exchange import exchanged, null_band
 from evaluation.score import ParameterScores, Scores, check_shapes, streamed
 
 RMSE = "Root of the mean squared error over draws, then mean over test sets and parameters"
@@ -32,6 +33,23 @@ MAE = "Mean absolute error over draws, test sets and parameters"
 PAPER = "CMPE paper's tumor 'RMSE': mean absolute error / |mean of all parameters|"
 
 
+@dataclass(frozen=True)
+class ParameterErrors(ParameterScores):
+    """Errors of each parameter, and the band of their mean.
+
+    Attributes:
+        null_band: range from 5 to 95 % of `mean`, were the draws those of the true posterior.
+    """
+
+    null_band: np.ndarray
+
+    @classmethod
+    def against(cls, definition: str, found: Mapping[str, np.ndarray]) -> ParameterErrors:
+        """Return the scores of values (B, D), and of `exchanged` means (B, R)."""
+        plain = ParameterScores.of(definition, found["values"])
+        return cls(definition, plain.mean, plain.sem, plain.per_parameter, null_band(found["null"]))
+
+
 def _errors(theta: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """Return draws - theta, shape (B, n, D)."""
     theta, draws = np.asarray(theta, dtype=np.float64), np.asarray(draws, dtype=np.float64)
@@ -39,22 +57,37 @@ def _errors(theta: np.ndarray, draws: np.ndarray) -> np.ndarray:
     return draws - theta[:, None]
 
 
-def _roots(theta: np.ndarray, draws: np.ndarray) -> dict[str, np.ndarray]:
-    return {"values": np.sqrt(np.square(_errors(theta, draws)).mean(1))}
+def _roots(
+    theta: np.ndarray, draws: np.ndarray, scale: np.ndarray | float = 1.0
+) -> dict[str, np.ndarray]:
+    """Return root mean squared errors (b, D), and their means with draws in the place of the truth (b, R)."""
+    values = np.sqrt(np.square(_errors(theta, draws)).mean(1)) / scale
+    draws = np.asarray(draws, np.float64)
+    n, centre, variance = draws.shape[1], draws.mean(1), draws.var(1)
+
+    def left_out(truth: np.ndarray, others: np.ndarray) -> np.ndarray:
+        squares = (
+            (np.square(truth - centre) + variance) * n / (n - 1)
+        )  # without its own distance, 0
+        return np.asarray((np.sqrt(squares) / scale).mean(1))
+
+    return {"values": values, "null": exchanged(left_out, draws)}
 
 
-def _in_prior_units(values: np.ndarray, prior: np.ndarray) -> ParameterScores:
-    return ParameterScores.of(NRMSE, values / np.std(prior, axis=0, ddof=1))
-
-
-@streamed(_roots, lambda found, n, prior: ParameterScores.of(RMSE, found["values"]))
-def rmse(theta: np.ndarray, draws: np.ndarray) -> ParameterScores:
+@streamed(_roots, lambda found, n, prior: ParameterErrors.against(RMSE, found))
+def rmse(theta: np.ndarray, draws: np.ndarray) -> ParameterErrors:
     """Root mean squared error, in the parameters' units."""
-    return ParameterScores.of(RMSE, _roots(theta, draws)["values"])
+    return ParameterErrors.against(RMSE, _roots(theta, draws))
 
 
-@streamed(_roots, lambda found, n, prior: _in_prior_units(found["values"], prior))
-def nrmse(theta: np.ndarray, draws: np.ndarray, prior: np.ndarray) -> ParameterScores:
+def _roots_in_units(
+    theta: np.ndarray, draws: np.ndarray, prior: np.ndarray
+) -> dict[str, np.ndarray]:
+    return _roots(theta, draws, np.std(prior, axis=0, ddof=1))
+
+
+@streamed(_roots_in_units, lambda found, n, prior: ParameterErrors.against(NRMSE, found))
+def nrmse(theta: np.ndarray, draws: np.ndarray, prior: np.ndarray) -> ParameterErrors:
     """Root mean squared error in units of the prior's standard deviation.
 
     Arguments:
@@ -62,17 +95,23 @@ def nrmse(theta: np.ndarray, draws: np.ndarray, prior: np.ndarray) -> ParameterS
         draws: posterior draws, shape (B, n, D).
         prior: draws of the prior, shape (m, D).
     """
-    return _in_prior_units(_roots(theta, draws)["values"], prior)
+    return ParameterErrors.against(NRMSE, _roots_in_units(theta, draws, prior))
 
 
 def _absolute(theta: np.ndarray, draws: np.ndarray) -> dict[str, np.ndarray]:
-    return {"values": np.abs(_errors(theta, draws)).mean(1)}
+    """Return mean absolute errors (b, D), and their means with draws in the place of the truth (b, R)."""
+    values = np.abs(_errors(theta, draws)).mean(1)
+
+    def left_out(truth: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return np.asarray((np.abs(others - truth[:, None]).sum(1) / (others.shape[1] - 1)).mean(1))
+
+    return {"values": values, "null": exchanged(left_out, np.asarray(draws, np.float64))}
 
 
-@streamed(_absolute, lambda found, n, prior: ParameterScores.of(MAE, found["values"]))
-def mae(theta: np.ndarray, draws: np.ndarray) -> ParameterScores:
+@streamed(_absolute, lambda found, n, prior: ParameterErrors.against(MAE, found))
+def mae(theta: np.ndarray, draws: np.ndarray) -> ParameterErrors:
     """Mean absolute error, in the parameters' units."""
-    return ParameterScores.of(MAE, _absolute(theta, draws)["values"])
+    return ParameterErrors.against(MAE, _absolute(theta, draws))
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,9 @@ class Stream:
     """How a metric is measured on a few test sets at a time.
 
     Attributes:
-        parts: function of some of theta, draws, references and prior, for b test sets; returns arrays (b, ...).
+        parts: function of some of theta, draws, references and prior, for b test sets;
+            it may also take `all_theta` (B, D), of all test sets, and `rows`, the slice of them that these are.
+            Returns arrays (b, ...).
         join: function of those arrays for all test sets, the number of draws, and draws of the prior; returns
             what the metric does.
         dear: whether `parts` takes so long that it is work of its own.
@@ -55,36 +57,15 @@ class Stream:
 def streamed(
     parts: Callable[..., dict[str, np.ndarray]],
     join: Callable[[Mapping[str, np.ndarray], int, np.ndarray], Any],
+    dear: bool = False,
 ) -> Callable[[Metric], Metric]:
-    """Mark a metric that may be measured on a few test sets at a time.
+    """Mark a metric that may be measured on a few test sets at a time, see `Stream`.
 
     Its numbers are equal, and null bands up to their own sampling error.
     """
 
     def marked(metric: Metric) -> Metric:
-        metric.stream = Stream(parts, join)  # type: ignore[attr-defined]
-        return metric
-
-    return marked
-
-
-def by_set(definition: str) -> Callable[[Metric], Metric]:
-    """Mark a slow metric whose `Scores` are values of single test sets.
-
-    Arguments:
-        definition: the sentence of the scores of all.
-    """
-
-    def marked(metric: Metric) -> Metric:
-        def parts(
-            references: np.ndarray, draws: np.ndarray, tick: Tick | None = None
-        ) -> dict[str, np.ndarray]:
-            return {"values": metric(references, draws, tick).values}
-
-        def join(found: Mapping[str, np.ndarray], n: int, prior: np.ndarray) -> Scores:
-            return Scores.of(definition, found["values"])
-
-        metric.stream = Stream(parts, join, dear=True)  # type: ignore[attr-defined]
+        metric.stream = Stream(parts, join, dear)  # type: ignore[attr-defined]
         return metric
 
     return marked

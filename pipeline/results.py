@@ -4,7 +4,8 @@
                   curves.json     losses
                   posterior/      weights.pt, posterior.json
                   done.json       written last; holds the SHA-256 of curves and posterior
-                  evaluation/     draws.npz; metrics.json, written last, holds the SHA-256 of the draws
+                  evaluation/     draws.npz; metrics.json, written last, holds the SHA-256 of the draws;
+                                  draws_STEPS.zarr: large draws, the digests of whose chunks are in draws.npz
 
 A missing file is read as None. A damaged one, or one of another training, raises `DamagedError`. The journal
 repeats the two small documents of a finished training, so that they can be restored beside a sound posterior.

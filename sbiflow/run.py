@@ -23,6 +23,8 @@ from pipeline.stop import Stop, stop_on_signals
 from sbiflow.result import Result
 
 if TYPE_CHECKING:
+    from xarray import Dataset
+
     from estimators import Posterior
     from pipeline.answer.answer import Answer
     from simulators import Simulator
@@ -198,6 +200,24 @@ class Run:
             return Results(self._directory, training or latest_training(self._directory)).load(
                 device
             )
+
+    def draws(self, training: str | None = None) -> Dataset:
+        """Return the draws of an evaluation as `xarray.Dataset`; large ones are read where they are asked for.
+
+        Arguments:
+            training: key of the training; None is the latest.
+
+        Raises:
+            UsageError: it is not evaluated yet.
+            DamagedError: a file, or later a chunk that is read, is damaged.
+
+        Returns:
+            `theta` (test, parameter) and `draws_STEPS` (test, draw, parameter), in natural units.
+        """
+        from pipeline.evaluate.draws import view
+        from pipeline.results import Results, latest_training
+
+        return view(Results(self._directory, training or latest_training(self._directory)))
 
     def infer(
         self,

@@ -87,7 +87,7 @@ class Question:
         """The posterior of the training."""
         with advising(self.run, "train"):
             return Results(self.run, self.key).load(
-                device("evaluate.gpu", self.config.evaluate.gpu)
+                device("evaluate.device", self.config.evaluate.device)
             )
 
     @property

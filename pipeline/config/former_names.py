@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.config.schema import EstimatorConfig
 from pipeline.errors import UsageError
 
-KEYS = {"evaluate": {"passes": "sampling_steps"}}  # group -> former key -> key
+KEYS = {"evaluate": {"passes": "sampling_steps", "gpu": "device"}}  # group -> former key -> key
 MESSAGE = r".* is deprecated: its name is now "  # begins the warnings
 
 

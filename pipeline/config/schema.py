@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
@@ -184,6 +185,14 @@ class TrainConfig(_Strict):
         return self
 
 
+def _device(value: Any) -> Any:
+    """Take what the former key `evaluate.gpu` held."""
+    name = ("cuda" if value else "cpu") if isinstance(value, bool) else value
+    if not isinstance(name, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device={value!r}: valid are cpu, cuda and a numbered one like cuda:1")
+    return name
+
+
 class EvaluateConfig(_Strict):
     """What is measured on the test simulations."""
 
@@ -197,8 +206,8 @@ class EvaluateConfig(_Strict):
     """Which reference posterior; null: the simulator's first."""
     calibrated: bool = False
     """Whether draws are recalibrated on the validation rows, see `docs/calibration.md`."""
-    gpu: bool = False
-    """Whether the draws of `evaluate` and `sample` are computed on a GPU."""
+    device: Annotated[str, BeforeValidator(_device)] = "cpu"
+    """Where `evaluate` and `sample` draw, and C2ST trains classifiers: `cpu`, `cuda` or `cuda:1`."""
     workers: int | None = Field(None, ge=1)
     """Processes that evaluate; null: as many as there are cores, where it takes long."""
     seed: int = Field(0, ge=0)

@@ -43,7 +43,7 @@ class TestBlock:
     """A piece of work.
 
     Attributes:
-        what: "drawn", or the metric that is measured on what was drawn.
+        what: "drawn", "reference", or the metric that is measured on what was drawn.
         steps: sampling steps; None where the estimator has no choice.
         start: position of its first test set.
     """
@@ -51,11 +51,6 @@ class TestBlock:
     what: str
     steps: int | None
     start: int
-
-    @property
-    def of(self) -> tuple[int | None, int]:
-        """Sampling steps and start, which it shares with the draws that it is measured on."""
-        return self.steps, self.start
 
     @property
     def rows(self) -> slice:
@@ -132,10 +127,10 @@ class EvaluationPool:
         """
         missing = []
         for block in blocks:
-            if self.work.blocks.find(block) is None:
-                missing.append(block)
-            else:
+            if self.work.is_done(block):
                 done(block)
+            else:
+                missing.append(block)
         began = time.monotonic()
         for number, block in enumerate(missing):
             left = (time.monotonic() - began) / max(number, 1) * (len(missing) - number)

@@ -1,7 +1,12 @@
-"""Draws of the reference posterior for the test simulations, on all cores where they take long.
+"""Draws of the reference posterior for the test simulations, a block at a time.
 
 They follow from the test simulations and a seed alone. They are stored in `RUN/references` and used for every
-training of a run.
+training of a run:
+
+    NAME-KEY.npz     ids, references, description; of large ones the first of each test set, and `chunks`,
+                     the digests of the blocks
+    NAME-KEY.zarr    all draws, where they are large
+    NAME-KEY/        finished blocks, until all are
 """
 
 from __future__ import annotations
@@ -9,144 +14,164 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed  # type: ignore[import-untyped]
 
+from evaluation.score import Tick
 from pipeline.config import Config
 from pipeline.errors import DamagedError, PipelineError
+from pipeline.evaluate.blocks import SETS, Arrays, Blocks, TestBlock
+from pipeline.evaluate.draws import Draws
+from pipeline.evaluate.simulations import TestSimulations
 from pipeline.files import read_arrays, write_arrays
 from pipeline.locks import lock
-from pipeline.progress import Progress, log
+from pipeline.progress import log
+from pipeline.results import advising
 from pipeline.run import Run
-from pipeline.stop import Stop
+from pipeline.store.chunks import ChunkedArray
 from pipeline.streams import RunStream
 
-WORTH_PROCESSES = 10.0  # seconds of work left, from which on other processes help
-
-Observation = dict[str, np.ndarray]
+WHAT = "reference"  # name of the blocks
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference posterior of the configured simulator.
+    """The reference posterior of an evaluation.
 
-    Attributes:
+    Arguments:
         config: the whole configuration.
-        name: which one.
-        n: draws for each test simulation.
-        seed: of the draws.
+        run: the run directory.
+        name: which reference posterior.
+        test_digest: of the test simulations.
+        sets: the test simulations.
     """
 
     config: Config
+    run: Run
     name: str
-    n: int
-    seed: int
+    test_digest: str
+    sets: TestSimulations
 
     @property
     def description(self) -> str:
         """Everything that determines the draws beside the test simulations, as JSON."""
-        simulator = self.config.simulator
+        simulator, asked = self.config.simulator, self.config.evaluate
         source = [simulator.name, self.config.prior, simulator.arguments]
-        return json.dumps([*source, self.name, self.n, self.seed])
+        return json.dumps([*source, self.name, asked.draws, asked.seed])
 
-    def draws(
-        self,
-        run: Run,
-        test_digest: str,
-        ids: np.ndarray,
-        observations: list[Observation],
-        stop: Stop,
-    ) -> np.ndarray:
-        """Return draws for each observation; stored ones are read.
+    @cached_property
+    def path(self) -> Path:
+        """The file that is there when all are drawn."""
+        key = hashlib.sha256((self.description + self.test_digest).encode()).hexdigest()[:16]
+        return self.run.path / "references" / f"{self.name}-{key}.npz"
 
-        Arguments:
-            run: the run directory.
-            test_digest: of the test simulations.
-            ids: of the test simulations, shape (B,).
-            observations: their outputs.
-            stop: request to leave.
+    @cached_property
+    def draws(self) -> Draws:
+        """Where they are kept while they are drawn."""
+        blocks = Blocks(self.path.with_suffix(""), json.dumps([self.description, self.test_digest]))
+        shape = *self.sets.theta.shape[:1], self.config.evaluate.draws, self.sets.theta.shape[1]
+        chunks = ChunkedArray(self.path.with_suffix(".zarr"))
+        return Draws(blocks, chunks, WHAT, None, shape, "float64")
 
-        Returns:
-            Shape (B, n, D).
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Let one process draw at a time: cases of a study share the folder."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            lock(handle)
+            yield
+        finally:
+            os.close(handle)
+
+    def missing(self) -> list[TestBlock]:
+        """Return the blocks to draw: those that are not stored, or damaged."""
+        held = self._held()
+        if held is None:
+            self.draws.prepare()
+            return self.draws.parts
+        if "chunks" not in held:
+            return []
+        bad = self.draws.chunks.damaged(held["chunks"].tolist())
+        if bad:
+            log(f"evaluate: {self.draws.chunks.path} is damaged; {len(bad)} chunks are drawn anew")
+        return [self.draws.parts[number] for number in bad]
+
+    def do(self, block: TestBlock, tick: Tick | None = None) -> None:
+        """Draw for the test sets of a block."""
+        rows: list[np.ndarray] = []
+        for i, x in zip(self.sets.ids[block.rows], self.sets.x[block.rows], strict=True):
+            if tick:
+                tick(len(rows))
+            rows.append(_draw(self.description, int(i), x))
+        self.draws.keep(block, np.stack(rows), {})
+
+    def finish(self) -> None:
+        """Write the file of all, whose missing blocks are finished."""
+        arrays = self._held() or self._joined()
+        for number, part in enumerate(self.draws.parts if "chunks" in arrays else ()):
+            if (found := self.draws.blocks.find(part)) is not None:
+                arrays["chunks"][number] = found["digest"]
+        write_arrays(self.path, arrays)
+        self.draws.blocks.remove()
+
+    def _joined(self) -> Arrays:
+        held, description = self.draws.joined(), np.array(self.description)
+        chunks = {"chunks": held["digest"]} if self.draws.large else {}
+        return {
+            "ids": self.sets.ids,
+            "references": held["draws"],
+            "description": description,
+            **chunks,
+        }
+
+    def read(self, block: TestBlock) -> np.ndarray:
+        """Return the draws for the test sets of a block, shape (b, n, D).
 
         Raises:
-            PipelineError: the reference cannot be drawn from; the message names the id.
-            Stopped: a stop was requested.
+            DamagedError: they are not what was written.
         """
-        key = hashlib.sha256((self.description + test_digest).encode()).hexdigest()[:16]
-        path = run.path / "references" / f"{self.name}-{key}.npz"
-        found = self._found(path, ids)
-        if found is not None:
-            return found
-        with _in_turn(path.parent):  # cases of a study share the folder
-            found = self._found(path, ids)
-            return self._draw(path, ids, observations, stop) if found is None else found
+        if "chunks" not in self._stored:
+            return self.shown[block.rows]
+        digest = str(self._stored["chunks"][block.start // SETS])
+        count = len(self.sets.ids[block.rows])
+        with advising(self.run, "evaluate"):
+            return self.draws.chunks.read(block.start, count, digest)
 
-    def _draw(
-        self, path: Path, ids: np.ndarray, observations: list[Observation], stop: Stop
-    ) -> np.ndarray:
-        """Draw, and keep the draws."""
-        rows: list[np.ndarray] = []
-        tasks = [(self.description, int(i), x) for i, x in zip(ids, observations, strict=True)]
-        with Progress(f"reference {self.name}", len(tasks), "test sets") as progress:
-            for draws in _in_order(tasks):
-                stop.check("evaluate")
-                rows.append(draws)
-                progress.update(len(rows))
-        description = np.array(self.description)
-        drawn = {"ids": ids, "references": np.stack(rows), "description": description}
-        write_arrays(path, drawn)
-        return drawn["references"]
+    @property
+    def shown(self) -> np.ndarray:
+        """All draws, or the first of each test set where they are in chunks."""
+        return self._stored["references"]
 
-    def _found(self, path: Path, ids: np.ndarray) -> np.ndarray | None:
-        """Return stored draws; None if there are none or they are damaged."""
+    @cached_property
+    def _stored(self) -> Arrays:
+        found = self._held()
+        if found is None:
+            raise DamagedError(f"{self.path} is missing: `sbiflow evaluate` makes it")
+        return found
+
+    def _held(self) -> Arrays | None:
+        """Return what is stored; None if there is nothing or it is damaged."""
+        (sets, n, _), ids = self.draws.shape, self.sets.ids
         try:
-            arrays = read_arrays(path)
-            references = arrays["references"]
-            fits = references.shape[:2] == (len(ids), self.n) and np.array_equal(arrays["ids"], ids)
-            if not fits or str(arrays.get("description", self.description)) != self.description:
-                raise DamagedError(f"{path} holds other draws than its name says")
+            arrays = read_arrays(self.path)
+            whole = arrays["references"].shape[:2] == (sets, n)
+            if not (whole or "chunks" in arrays) or not np.array_equal(arrays["ids"], ids):
+                raise DamagedError(f"{self.path} holds other draws than its name says")
+            if str(arrays.get("description", self.description)) != self.description:
+                raise DamagedError(f"{self.path} holds other draws than its name says")
         except FileNotFoundError:
             return None
         except (DamagedError, KeyError) as error:
             log(f"evaluate: {error}; draws anew")
             return None
-        return references
-
-
-@contextmanager
-def _in_turn(folder: Path) -> Iterator[None]:
-    """Let one process draw at a time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        lock(handle)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _in_order(tasks: list[tuple[str, int, Observation]]) -> Iterator[np.ndarray]:
-    """Yield the draws in order: computed in this process first, in one for each core if that takes long."""
-    began = time.monotonic()
-    for done, task in enumerate(tasks):
-        left = (time.monotonic() - began) / max(done, 1) * (len(tasks) - done)
-        if done and left > WORTH_PROCESSES:
-            break
-        yield _draw(*task)
-    else:
-        return
-    cores = len(os.sched_getaffinity(0))
-    parallel = Parallel(n_jobs=cores, return_as="generator", pre_dispatch="2*n_jobs")
-    yield from parallel(delayed(_draw)(*task) for task in tasks[done:])
+        return arrays
 
 
 @lru_cache(maxsize=1)
@@ -156,7 +181,7 @@ def _simulator(name: str, prior: str, arguments: str) -> Any:
     return simulators.load(name, prior=json.loads(prior), **json.loads(arguments))
 
 
-def _draw(description: str, i: int, x: Observation) -> np.ndarray:
+def _draw(description: str, i: int, x: dict[str, np.ndarray]) -> np.ndarray:
     """Draw for test simulation `i`; the random numbers follow from (seed, i)."""
     source, prior, arguments, name, n, seed = json.loads(description)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(RunStream.REFERENCE, i)))

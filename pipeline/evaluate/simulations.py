@@ -33,6 +33,12 @@ class TestSimulations:
     x: list[dict[str, np.ndarray]]
     inputs: dict[str, np.ndarray]
 
+    @property
+    def flat(self) -> np.ndarray:
+        """The inputs side by side, shape (B, F)."""
+        parts = [np.asarray(x, np.float64).reshape(len(x), -1) for x in self.inputs.values()]
+        return np.concatenate(parts, axis=1) if parts else np.zeros((len(self.ids), 0))
+
     @classmethod
     def read(
         cls,

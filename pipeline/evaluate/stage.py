@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.config import Config
 from pipeline.evaluate.blocks import EvaluationPool, TestBlock
 from pipeline.evaluate.metric import numbers
 from pipeline.evaluate.simulations import TestSimulations
-from pipeline.evaluate.work import QUICK, Drawn, Evaluation
+from pipeline.evaluate.work import QUICK, Evaluation
 from pipeline.events import Recorder
 from pipeline.files import write_arrays
 from pipeline.progress import Progress, duration, log
@@ -57,10 +57,9 @@ def evaluate(
     record = record or (lambda event: None)
     record({"event": "start", "training": work.key})
     began = time.monotonic()
-    drawn, measured = _work(work, stop, record)
+    measured = _work(work, stop, record)
     seconds = round(time.monotonic() - began, 3)
-    arrays = _arrays(work.sets, drawn, work.references(stop))
-    arrays |= _observed(work.sets, work.simulator.parameter_shape)
+    arrays = _arrays(work) | _observed(work.sets, work.simulator.parameter_shape)
     write_arrays(work.results.folder / DRAWS, arrays)
     result = work.results.write_evaluated(_finite(_content(work, measured) | {"seconds": seconds}))
     work.blocks.remove()
@@ -71,44 +70,57 @@ def evaluate(
     return result
 
 
-def _work(
-    work: Evaluation, stop: Stop, record: Recorder
-) -> tuple[list[Drawn], dict[int | None, dict[str, Any]]]:
-    """Draw and measure, in blocks where that is possible; return the draws and the metrics."""
-    work.references(stop)
-    blocks = [work.parts("drawn", steps) for steps in work.sampling_steps]
-    quick = [QUICK] if work.quick() else []
-    blocks += [work.parts(name, s) for name in work.dear() + quick for s in work.sampling_steps]
+def _work(work: Evaluation, stop: Stop, record: Recorder) -> dict[int | None, dict[str, Any]]:
+    """Draw and measure, in blocks where that is possible; return the metrics by sampling steps."""
+    reference, steps = work.references, work.sampling_steps
+    names = ["drawn", *work.dear(), *([QUICK] if work.quick() else [])]
+    blocks = [work.parts(name, s) for name in names for s in steps]
+    of_reference = reference.draws.parts if reference else []
+    total = len(of_reference) + sum(map(len, blocks))
     work.prepare()
-    total = sum(map(len, blocks))
-    told, usage, done = time.monotonic(), Usage(), 0
     with (
         Progress("evaluate", total, "blocks") as progress,
         EvaluationPool(work, work.asked.workers, stop) as workers,
     ):
-
-        def tell(block: TestBlock) -> None:
-            nonlocal told, done
-            done += 1
-            progress.update(done, "drawing" if block.what == "drawn" else block.what)
-            if time.monotonic() - told > EVENT_SECONDS:
-                told = time.monotonic()
-                counts = {"done": done, "total": total, "usage": usage()}
-                record({"event": "evaluating", "training": work.key, **counts})
-
+        tell = _teller(work, progress, record)
+        if reference is not None:
+            with reference.in_turn():
+                missing = reference.missing()
+                workers.do(missing, tell)
+                if missing:
+                    reference.finish()
+            for block in set(of_reference) - set(missing):
+                tell(block)
         for part in blocks:
             workers.do(part, tell)
-    drawn = [work.drawn(steps) for steps in work.sampling_steps]
-    return drawn, {one.sampling_steps: work.measure(one, stop) for one in drawn}
+    return {s: work.measure(s, stop) for s in steps}
 
 
-def _arrays(
-    sets: TestSimulations, drawn: list[Drawn], references: np.ndarray | None
-) -> dict[str, np.ndarray]:
-    """Return what is written to `draws.npz`."""
-    arrays = {"ids": sets.ids, "theta": sets.theta}
-    arrays |= {f"draws_{one.sampling_steps}": one.draws for one in drawn}
-    return arrays if references is None else arrays | {"references": references}
+def _teller(work: Evaluation, progress: Progress, record: Recorder) -> Callable[[TestBlock], None]:
+    """Return a function that tells of every block that is finished."""
+    told, usage, done = time.monotonic(), Usage(), 0
+
+    def tell(block: TestBlock) -> None:
+        nonlocal told, done
+        done += 1
+        progress.update(done, "drawing" if block.what == "drawn" else block.what)
+        if time.monotonic() - told > EVENT_SECONDS:
+            told = time.monotonic()
+            counts = {"done": done, "total": progress.total, "usage": usage()}
+            record({"event": "evaluating", "training": work.key, **counts})
+
+    return tell
+
+
+def _arrays(work: Evaluation) -> dict[str, np.ndarray]:
+    """Return what is written to `draws.npz`; of large draws the first, and the digests of all in chunks."""
+    arrays = {"ids": work.sets.ids, "theta": work.sets.theta}
+    for steps in work.sampling_steps:
+        held = work.draws(steps).joined()
+        arrays[f"draws_{steps}"] = held["draws"]
+        if "digest" in held:
+            arrays[f"chunks_{steps}"] = held["digest"]
+    return arrays if work.references is None else arrays | {"references": work.references.shown}
 
 
 def _content(work: Evaluation, measured: Mapping[int | None, dict[str, Any]]) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -21,48 +20,30 @@ from evaluation.scale import on_scale
 from evaluation.score import Tick
 from pipeline.config import IMPORTED, Config, simulator_of
 from pipeline.errors import DamagedError, UsageError
-from pipeline.evaluate.blocks import SETS, Blocks, TestBlock
+from pipeline.evaluate.blocks import Blocks, TestBlock
+from pipeline.evaluate.draws import Draws, chunks_of, fits, told
 from pipeline.evaluate.metric import apply, as_json, metric_of
 from pipeline.evaluate.recalibration import recalibrate
-from pipeline.evaluate.reference import Reference
+from pipeline.evaluate.reference import WHAT, Reference
 from pipeline.evaluate.simulations import TestSimulations, open_test_store
 from pipeline.imported.stage import parameters
 from pipeline.progress import log
 from pipeline.results import DRAWS, Results, advising
 from pipeline.run import Run
 from pipeline.stop import Stop
-from pipeline.store.chunks import ChunkedArray
 from pipeline.store.observation import Observation
 from pipeline.streams import EvaluationStream
 from pipeline.train.device import device
-from pipeline.train.setup import memory_limit
 from pipeline.train.threads import threads
 
 FORMAT = 3  # raised when equal settings would give other numbers
 QUICK = "quick"  # name of the blocks of all metrics that take no time
-LARGE = 512 << 20  # bytes of draws, from which on they are kept in chunks
-SHARE = 0.125  # of the memory, which draws may take where a metric needs all of them at once
-SHOWN = 500  # draws of a test set that are also in `draws.npz` then
+BLOCKS = (
+    2  # format of the blocks: those of an interrupted evaluation of another format are not used
+)
 DENSITIES = 200  # draws of a test set at which a log-density is computed
 PRIOR_DRAWS = 10_000
 CACHE = "cache"  # folder of the run for what metrics use again
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Posterior draws of all test sets.
-
-    Attributes:
-        sampling_steps: network passes of one draw; None where the estimator has no choice.
-        draws: shape (B, n, D).
-        seconds: wall seconds per 1000 draws of one observation, for each block of observations.
-        densities: log-density at the truth (B,) and at some draws (B, k), where a metric needs them.
-    """
-
-    sampling_steps: int | None
-    draws: np.ndarray
-    seconds: np.ndarray
-    densities: dict[str, np.ndarray]
 
 
 class Evaluation:
@@ -85,13 +66,13 @@ class Evaluation:
         self.metrics = {name: metric_of(name) for name in self.asked.metrics}
         self.simulator = simulator_of(config)
         self.reference = self._reference_name()
+        self.device = device("evaluate.device", self.asked.device)
         with advising(run, "train"):
-            self.posterior = self.results.load(device("evaluate.gpu", self.asked.gpu))
+            self.posterior = self.results.load(self.device)
         self.store = open_test_store(run, config.test)
         if self.asked.calibrated:
             recalibrate(config, run, self.results, self.posterior, self.sampling_steps)
         self._warm: set[int | None] = set()
-        self._references: np.ndarray | None = None
 
     def _reference_name(self) -> str | None:
         valid = list(self.simulator.references)
@@ -138,6 +119,7 @@ class Evaluation:
                 return None
             if self.results.draws() is None:
                 raise DamagedError(f"{self.results.folder / DRAWS} is missing")
+            self.mend()
             return result
         except DamagedError as error:
             log(f"evaluate: {error}; measures anew")
@@ -153,16 +135,13 @@ class Evaluation:
         """Whether the posterior has a density."""
         return bool(self.posterior.module.has_log_prob)
 
-    def references(self, stop: Stop) -> np.ndarray | None:
-        """Return draws of the reference posterior (B, n, D), if there is one and a metric needs it."""
+    @cached_property
+    def references(self) -> Reference | None:
+        """Draws of the reference posterior, if there is one and a metric needs it."""
         if self.reference is None or "references" not in self.needed:
             return None
-        if self._references is None:
-            asked, sets = self.asked, self.sets
-            self._references = Reference(
-                self.config, self.reference, asked.draws, asked.seed
-            ).draws(self.run, self.settings["test_digest"], sets.ids, sets.x, stop)
-        return self._references
+        digest = self.settings["test_digest"]
+        return Reference(self.config, self.run, self.reference, digest, self.sets)
 
     @cached_property
     def sets(self) -> TestSimulations:
@@ -179,19 +158,42 @@ class Evaluation:
     @cached_property
     def blocks(self) -> Blocks:
         """What is finished of this evaluation, of one that was interrupted too."""
-        return Blocks(self.directory / "blocks", json.dumps(self.settings))
+        settings = json.dumps(self.settings | {"blocks": BLOCKS})
+        return Blocks(self.directory / "blocks", settings)
+
+    def draws(self, steps: int | None) -> Draws:
+        """Return where the draws of all test sets are while they are measured."""
+        return Draws(self.blocks, chunks_of(self.results, steps), "drawn", steps, self.shape)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (B, n, D) of all draws."""
+        return len(self.sets.ids), self.asked.draws, len(self.posterior.names)
 
     def parts(self, what: str, steps: int | None) -> list[TestBlock]:
         """Return the blocks of all test sets."""
-        return [TestBlock(what, steps, start) for start in range(0, len(self.sets.ids), SETS)]
+        return [replace(part, what=what) for part in self.draws(steps).parts]
+
+    def is_done(self, block: TestBlock) -> bool:
+        """Return whether a block is finished."""
+        blocks = self.blocks
+        if block.what == WHAT:
+            assert self.references is not None
+            blocks = self.references.draws.blocks
+        return blocks.find(block) is not None
 
     def do(self, block: TestBlock, tick: Tick | None = None) -> None:
         """Draw or measure for the test sets of a block, and keep the result."""
         with threads(self.config.train.threads):
-            arrays = self._draw(block) if block.what == "drawn" else self._measured(block, tick)
-        self.blocks.keep(block, arrays)
+            if block.what == WHAT:
+                assert self.references is not None
+                self.references.do(block, tick)
+            elif block.what == "drawn":
+                self._draw(block)
+            else:
+                self.blocks.keep(block, self._measured(block, tick))
 
-    def _draw(self, block: TestBlock) -> dict[str, np.ndarray]:
+    def _draw(self, block: TestBlock) -> None:
         """Draw for the test sets of a block together, and measure the time."""
         x = {name: values[block.rows] for name, values in self.sets.inputs.items()}
         if block.steps not in self._warm:  # the first pass is slower
@@ -202,11 +204,8 @@ class Evaluation:
         began = time.perf_counter()
         draws = self._sampled(x, len(self.sets.ids[block.rows]), n, block.steps, seed)
         seconds = (time.perf_counter() - began) / len(draws) / n * 1000
-        told = {"seconds": np.array(seconds)} | self._log_probs(block, x, draws)
-        if not self.large:
-            return told | {"draws": draws}
-        digest = self.chunks(block.steps).write(block.start, draws)
-        return told | {"draws": draws[:, :SHOWN], "digest": np.array(digest)}
+        more = {"seconds": np.array(seconds)} | self._log_probs(block, x, draws)
+        self.draws(block.steps).keep(block, draws, more)
 
     def _sampled(
         self, x: dict[str, np.ndarray], count: int, n: int, steps: int | None, seed: int
@@ -238,64 +237,61 @@ class Evaluation:
         given["tick"] = tick
         found: dict[str, np.ndarray] = {}
         for name, stream in streams.items():
-            parts = stream.parts(**{key: given[key] for key in asked[name]})
+            parts = stream.parts(**{key: given[key] for key in asked[name] if key in given})
             found |= {f"{name}/{key}": value for key, value in parts.items()}
         return found
 
     def _of_block(self, block: TestBlock, names: set[str]) -> dict[str, Any]:
         """Return the arrays of some names for the test sets of a block."""
-        given: dict[str, Any] = {"theta": on_scale(self.sets.theta[block.rows], self.scales)}
+        theta = on_scale(self.sets.theta, self.scales)
+        given: dict[str, Any] = {"theta": theta[block.rows], "all_theta": theta}
+        given |= {"rows": block.rows, "device": self.device}
         if "draws" in names:
             given["draws"] = on_scale(self._drawn(block), self.scales)
         if "prior" in names:
             given["prior"] = self.prior
+        if "x" in names:
+            given["x"] = self.sets.flat[block.rows]
         if "references" in names:
-            references = self.references(Stop())
-            assert references is not None
-            given["references"] = on_scale(references[block.rows], self.scales)
+            assert self.references is not None
+            given["references"] = on_scale(self.references.read(block), self.scales)
         return given
 
     def _drawn(self, block: TestBlock) -> np.ndarray:
-        """Return all draws of a block."""
-        found = self.blocks.find(TestBlock("drawn", *block.of))
-        assert found is not None
-        if not self.large:
-            return found["draws"]
-        rows = len(found["draws"])
-        return self.chunks(block.steps).read(block.start, rows, str(found["digest"]))
-
-    @cached_property
-    def large(self) -> bool:
-        """Whether the draws are kept in chunks, and in memory a block at a time only."""
-        shape = len(self.sets.ids), self.asked.draws, len(self.posterior.names)
-        size = 4 * math.prod(shape)
-        drawing = [m for m in self.metrics.values() if "draws" in evaluation.needs(m)]
-        streamed = all(hasattr(metric, "stream") for metric in drawing)
-        return size > LARGE and (streamed or size > SHARE * memory_limit())
-
-    def chunks(self, steps: int | None) -> ChunkedArray:
-        """Return where the draws of a large evaluation are."""
-        return ChunkedArray(self.directory / f"draws_{steps}.zarr")
+        """Return all draws of a block; damaged ones are drawn anew."""
+        draws = self.draws(block.steps)
+        try:
+            return draws.read(block)
+        except DamagedError as error:
+            told(error)
+            self._draw(replace(block, what="drawn"))
+            return draws.read(block)
 
     def prepare(self) -> None:
         """Make the arrays of a large evaluation, before any process writes into them."""
-        if self.large:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            shape = len(self.sets.ids), self.asked.draws, len(self.posterior.names)
-            for steps in self.sampling_steps:
-                self.chunks(steps).create(shape, SETS)
+        for steps in self.sampling_steps:
+            self.draws(steps).prepare()
 
-    def drawn(self, steps: int | None) -> Drawn:
-        """Return the draws of all test sets, whose blocks are finished."""
-        found = [self.blocks.find(block) for block in self.parts("drawn", steps)]
-        parts = [part for part in found if part is not None]
-        densities: dict[str, np.ndarray] = {
-            name: np.concatenate([part[name] for part in parts])
-            for name in ("log_prob", "log_prob_draws")
-            if name in parts[0]
-        }
-        draws = np.concatenate([part["draws"] for part in parts])
-        return Drawn(steps, draws, np.array([part["seconds"] for part in parts]), densities)
+    def mend(self) -> None:
+        """Draw the damaged chunks of a finished evaluation anew.
+
+        Raises:
+            DamagedError: what is drawn now is not what was measured.
+        """
+        kept = self.results.draws() or {}
+        for steps in self.sampling_steps:
+            if (digests := kept.get(f"chunks_{steps}")) is None:
+                continue
+            chunks = chunks_of(self.results, steps)
+            bad = chunks.damaged(digests)
+            for number in bad:
+                log(f"evaluate: {chunks.path}, chunk {number} is damaged; drawn anew")
+                with threads(self.config.train.threads):
+                    self._draw(self.parts("drawn", steps)[number])
+            if bad:
+                self.blocks.remove()
+            if bad and chunks.damaged(digests):
+                raise DamagedError(f"{chunks.path}: what is drawn now is not what was measured")
 
     @cached_property
     def prior(self) -> np.ndarray:
@@ -330,60 +326,65 @@ class Evaluation:
             return f"skipped: {self.simulator.name} has no reference posterior"
         if {"log_prob", "log_prob_draws"} & set(wanted) and not self.has_log_prob:
             return f"skipped: {self.posterior.estimator} has no density"
-        if self.large and "draws" in wanted and not hasattr(metric, "stream"):
+        at_once = {"draws", "references"} & set(wanted) and not hasattr(metric, "stream")
+        if at_once and not fits(self.shape):
             return "skipped: it needs all draws in memory, and they are too many"
         return ""
 
-    def measure(self, drawn: Drawn, stop: Stop) -> dict[str, Any]:
-        """Return all metrics, as JSON; those of blocks are joined."""
-        inputs = self._inputs(drawn, stop)
-        common = {
-            "draws": self.asked.draws,
-            "sampling_steps": drawn.sampling_steps,
-            "n": len(self.sets.ids),
-        }
+    def measure(self, steps: int | None, stop: Stop) -> dict[str, Any]:
+        """Return all metrics of drawn test sets, as JSON; those of blocks are joined."""
+        common = {"draws": self.asked.draws, "sampling_steps": steps, "n": len(self.sets.ids)}
+        quick = self._joined(QUICK, steps) if self.quick() else {}
         result: dict[str, Any] = {}
         for name, metric in self.metrics.items():
             stop.check("evaluate")
             if note := self._lacking(metric):
                 result[name] = {"note": note}
                 continue
-            wanted = evaluation.needs(metric)
-            if stream := getattr(metric, "stream", None):
-                what = name if stream.dear else QUICK
-                parts = self._joined(what, name, drawn.sampling_steps)
-                value = stream.join(parts, self.asked.draws, inputs["prior"])
-            else:
-                given: dict[str, Any] = {key: inputs[key] for key in wanted}
-                if "cache" in inspect.signature(metric).parameters:
-                    given["cache"] = self.run.path / CACHE
-                value = apply(name, metric, given, stop)
-            result[name] = as_json(value) | common
-            if "references" in wanted:
+            try:
+                result[name] = as_json(self._value(name, steps, quick, stop)) | common
+            except ValueError as error:  # too few test sets, or too few parameters
+                result[name] = {"note": f"not measured: {error}"}
+                continue
+            if "references" in evaluation.needs(metric):
                 result[name]["reference"] = self.reference
         return result
 
-    def _joined(self, what: str, name: str, steps: int | None) -> dict[str, np.ndarray]:
-        """Return what a metric needs of all test sets, from its blocks."""
+    def _value(self, name: str, steps: int | None, quick: dict[str, np.ndarray], stop: Stop) -> Any:
+        """Return a metric, of one that is measured in blocks from what they hold."""
+        metric = self.metrics[name]
+        if stream := getattr(metric, "stream", None):
+            joined = self._joined(name, steps) if stream.dear else quick
+            head = f"{name}/"
+            parts = {k.removeprefix(head): v for k, v in joined.items() if k.startswith(head)}
+            return stream.join(parts, self.asked.draws, self.prior)
+        given = {key: self._whole(key, steps) for key in evaluation.needs(metric)}
+        if "cache" in inspect.signature(metric).parameters:
+            given["cache"] = self.run.path / CACHE
+        return apply(name, metric, given, stop)
+
+    def _joined(self, what: str, steps: int | None) -> dict[str, np.ndarray]:
+        """Return what was measured on all test sets, from its blocks."""
         found = [self.blocks.find(block) for block in self.parts(what, steps)]
         parts = [part for part in found if part is not None]
-        keys = [key for key in parts[0] if key.startswith(f"{name}/")]
-        return {
-            key.removeprefix(f"{name}/"): np.concatenate([part[key] for part in parts])
-            for key in keys
-        }
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
-    def _inputs(self, drawn: Drawn, stop: Stop) -> dict[str, Any]:
-        """Return the arrays that metrics can ask for."""
-        references = self.references(stop)
-        return {
-            "theta": on_scale(self.sets.theta, self.scales),
-            "draws": on_scale(drawn.draws, self.scales),
-            "references": None if references is None else on_scale(references, self.scales),
-            "prior": self.prior,
-            "seconds": drawn.seconds,
-            **drawn.densities,
-        }
+    def _whole(self, name: str, steps: int | None) -> Any:
+        """Return an array of all test sets that metrics can ask for."""
+        if name == "theta":
+            return on_scale(self.sets.theta, self.scales)
+        if name in ("prior", "x"):
+            return self.prior if name == "prior" else self.sets.flat
+        draws = self.draws(steps)
+        if name == "draws" and draws.large:
+            return np.concatenate([self._of_block(part, {name})[name] for part in draws.parts])
+        if name == "draws":
+            return on_scale(draws.joined()[name], self.scales)
+        if name == "references":
+            assert self.references is not None
+            parts = [self.references.read(part) for part in draws.parts]
+            return on_scale(np.concatenate(parts), self.scales)
+        return draws.joined()[name]
 
 
 def _seed(seed: int, *key: int) -> int:

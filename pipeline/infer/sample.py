@@ -73,7 +73,7 @@ def sample(
 
     Raises:
         UsageError: an observation, sampling steps, a file to write, or a simulator that do not fit; no GPU
-            where `evaluate.gpu` asks for one.
+            where `evaluate.device` asks for one.
     """
     if reweight and calibrated:
         raise UsageError(
@@ -84,7 +84,7 @@ def sample(
     if out.suffix != ".npz":
         log(f"sample: {out} is written as numpy's .npz, whatever its name")
     with advising(run, "train"):
-        on = device("evaluate.gpu", load(run).evaluate.gpu)
+        on = device("evaluate.device", load(run).evaluate.device)
         posterior = Results(run, latest_training(run)).load(on)
     observed = Observed.of(posterior.x_shapes, observation)
     single, count = observed.single, len(observed)

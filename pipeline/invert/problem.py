@@ -72,7 +72,7 @@ class InverseProblem:
         from estimators.inverse import EstimatorPrior
 
         with advising(self.run, "train"):
-            on = device("evaluate.gpu", load(self.run).evaluate.gpu)
+            on = device("evaluate.device", load(self.run).evaluate.device)
             posterior = self.results.load(on)
         try:
             return EstimatorPrior(posterior)

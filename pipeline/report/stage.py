@@ -295,9 +295,10 @@ def _band(record: Mapping[str, Any]) -> str:
     """Return the null band of a metric, with whether the value is in it."""
     if (band := record.get("null_band")) is None:
         return ""
-    value = record.get("mean", record.get("max"))
+    value = record.get("by_error", record.get("mean", record.get("max")))
     inside = value is not None and band[0] - ROUNDING <= value <= band[1] + ROUNDING
-    better = value is not None and "max" in record and value < band[0]
+    distance = {"max", "reference", "rejected"} & record.keys()  # from what is perfect
+    better = value is not None and distance and value < band[0]
     return f"{band[0]:.3g} to {band[1]:.3g}" + ("" if inside or better else " (outside)")
 
 

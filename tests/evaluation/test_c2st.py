@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import KFold, cross_val_score
 from sklearn.neural_network import MLPClassifier
 
 from evaluation import classifier
-from evaluation.c2st import PAPER, SBIBM, c2st, c2st_batch, c2st_paper, c2st_paper_sets, c2st_sets
+from evaluation.c2st import (
+    PAPER,
+    SBIBM,
+    c2st,
+    c2st_batch,
+    c2st_forest,
+    c2st_forest_sets,
+    c2st_paper,
+    c2st_paper_sets,
+    c2st_sets,
+)
+from evaluation.mmd import mmd_sets
+from evaluation.two_sample import changed_sides
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +58,47 @@ def test_accuracy_is_near_the_bayes_optimum(shift: float) -> None:
     best = norm.cdf(shift / 2)
     assert scores.mean() == pytest.approx(best, abs=0.015)
     assert scores.mean() < best + 3 * 0.01
+
+
+def test_the_forest_is_scikit_learns() -> None:
+    references, draws = pairs(2, np.array([0.5, 1.5]), n=50, dims=3)
+    folds = KFold(5, shuffle=True, random_state=1)
+    for found, x, y in zip(
+        c2st_forest_sets(references, draws).values, references, draws, strict=True
+    ):
+        mean, sd = x.mean(0), x.std(0, ddof=1)
+        rows, labels = (np.concatenate([x, y]) - mean) / sd, np.repeat([0, 1], 50)
+        forest = RandomForestClassifier(random_state=1)
+        assert found == cross_val_score(forest, rows, labels, cv=folds, scoring="accuracy").mean()
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_the_forest_is_near_and_below_the_bayes_optimum(shift: float) -> None:
+    """The best classifier of two Gaussians at distance d is right in Phi(d / 2); a forest overfits."""
+    references, draws = pairs(1, np.array([shift]), n=500)
+    best = norm.cdf(shift / 2)
+    assert best - 0.09 < c2st_forest(references[0], draws[0]) < best + 0.03
+
+
+@pytest.mark.parametrize(("metric", "sets"), [(c2st_sets, 9), (c2st_forest_sets, 3), (mmd_sets, 9)])
+def test_the_band_holds_equal_distributions_and_no_others(metric: Any, sets: int) -> None:
+    references, draws = pairs(sets, np.zeros(sets), n=40, dims=1)
+    good, bad = metric(references, draws), metric(references, draws + 20.0)
+    width = np.ptp(good.null_band)
+    assert good.null_band[0] - width < good.mean < good.null_band[1] + width
+    assert bad.mean > bad.null_band[1]
+    assert metric(references[:1], draws[:1]).null_band is None
+
+
+def test_some_of_many_test_sets_change_sides() -> None:
+    references, draws = pairs(50, np.full(50, 100.0), n=10)
+    mixed, others = changed_sides(references, draws, 50)
+    assert mixed.shape == others.shape == (10, 10, 2)
+    rows = np.concatenate([references[5], draws[5]])
+    assert sorted(np.concatenate([mixed[1], others[1]])[:, 0]) == sorted(rows[:, 0])
+    assert not np.array_equal(mixed[1], references[5])
+    block, _ = changed_sides(references[10:20], draws[10:20], 50)
+    np.testing.assert_array_equal(block, mixed[2:4])
 
 
 @pytest.mark.parametrize("dims", [1, 2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.local_c2st import local_c2st
+from evaluation.local_c2st import c2st_local, local_c2st
 
 
 def gaussian(
@@ -38,3 +38,34 @@ def test_too_few_simulations() -> None:
     theta, x, draws, at = gaussian(20, 0)
     with pytest.raises(ValueError, match="20 simulations with 40 draws each"):
         local_c2st(theta, x, draws, np.ones(2), at)
+
+
+def shifted(sets: int, shift: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return theta, draws and x of a posterior whose centre is `shift` of its widths too high."""
+    rng = np.random.default_rng(4)
+    theta = rng.normal(size=(sets, 1))
+    x = theta + 0.5 * rng.normal(size=theta.shape)
+    draws = 0.8 * x[:, None] + np.sqrt(0.2) * (rng.normal(size=(sets, 200, 1)) + shift)
+    return theta, draws, x
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0])
+def test_the_statistic_is_that_of_the_best_classifier(shift: float) -> None:
+    """True z ~ N(-s, 1), draws z ~ N(0, 1): d(z) = 1 / (1 + exp(s z + s^2 / 2)); t by quadrature."""
+    z = np.linspace(-8, 8, 4001)
+    best = 1 / (1 + np.exp(shift * z + shift**2 / 2))
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    exact = float(np.sum((best - 0.5) ** 2 * density) * (z[1] - z[0]))
+    theta, draws, x = shifted(1000, shift)
+    found = c2st_local(theta, draws, x)
+    assert found.mean == pytest.approx(exact, rel=0.2)
+    assert found.mean > 3 * found.null_band[1]
+    assert found.rejected > 0.9
+
+
+def test_a_right_posterior_is_in_the_band() -> None:
+    found = c2st_local(*shifted(200, 0.0))
+    width = np.ptp(found.null_band)
+    assert found.null_band[0] - width < found.mean < found.null_band[1] + width
+    assert found.rejected < 0.3
+    assert found.values.shape == (200,)

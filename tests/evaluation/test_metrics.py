@@ -14,22 +14,23 @@ import evaluation
 IMAGES = {n for n in evaluation.TABLE if "image" in n or "pixels" in n}
 
 
-def arrays(size: int = 2) -> dict[str, np.ndarray]:
+def arrays(size: int = 2, sets: int = 6) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {
-        "theta": rng.normal(size=(6, size)),
-        "draws": rng.normal(size=(6, 40, size)),
-        "references": rng.normal(size=(6, 30, size)),
+        "theta": rng.normal(size=(sets, size)),
+        "draws": rng.normal(size=(sets, 40, size)),
+        "references": rng.normal(size=(sets, 30, size)),
         "prior": rng.normal(size=(50, size)),
+        "x": np.ones((sets, 1)) * np.arange(sets)[:, None],
         "seconds": np.array([0.1, 0.2]),
-        "log_prob": rng.normal(size=6),
-        "log_prob_draws": rng.normal(size=(6, 20)),
+        "log_prob": rng.normal(size=sets),
+        "log_prob_draws": rng.normal(size=(sets, 20)),
     }
 
 
 @pytest.mark.parametrize("name", sorted(evaluation.TABLE))
 def test_every_metric_is_a_function_of_arrays_with_a_definition(name: str) -> None:
-    given = arrays(144 if name in IMAGES else 2)
+    given = arrays(144 if name in IMAGES else 2, 100 if name == "c2st_local" else 6)
     before = {key: value.copy() for key, value in given.items()}
     metric = evaluation.load(name)
     result = metric(**{key: given[key] for key in evaluation.needs(metric)})

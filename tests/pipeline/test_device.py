@@ -47,6 +47,6 @@ def test_draws_of_a_loaded_posterior_are_the_same_on_every_device(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named() -> None:
-    assert device("evaluate.gpu", False) == "cpu"
-    with pytest.raises(UsageError, match=r"evaluate.gpu=true: torch .* finds no GPU here"):
-        device("evaluate.gpu", True)
+    assert device("evaluate.device", "cpu") == "cpu"
+    with pytest.raises(UsageError, match=r"evaluate.device=cuda: torch .* finds no GPUs here"):
+        device("evaluate.device", "cuda")

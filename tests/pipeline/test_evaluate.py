@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +16,17 @@ import pytest
 import torch
 
 import evaluation
+import sbiflow
 from estimators import Posterior
 from evaluation.journal import Journal
 from pipeline import results
 from pipeline.errors import DamagedError, PipelineError, Stopped, UsageError
-from pipeline.evaluate import work
+from pipeline.evaluate import draws
 from pipeline.evaluate.metric import numbers
 from pipeline.evaluate.stage import evaluate
 from pipeline.files import read_document
 from pipeline.results import latest_training
 from pipeline.stop import Stop
-from pipeline.store.chunks import ChunkedArray
 
 
 def run_stage(done: Any, *words: str, **extra: Any) -> dict[str, Any]:
@@ -261,38 +265,141 @@ def test_the_numbers_are_the_same_for_any_number_of_workers_and_after_kills(
         evaluate(finished.configure(*words, "evaluate.workers=2"), finished.run, stop=stop)
     left = len(list((folder / "blocks").iterdir()))
     assert 3 <= left < 9
-    together = run_stage(finished, *words, "evaluate.workers=2")
-    assert together["metrics"] == alone["metrics"]
-    with np.load(folder / "draws.npz") as file:
-        np.testing.assert_array_equal(file["draws_3"], drawn)
+    for workers in (2, 3):
+        together = run_stage(finished, *words, f"evaluate.workers={workers}")
+        assert together["metrics"] == alone["metrics"]
+        with np.load(folder / "draws.npz") as file:
+            np.testing.assert_array_equal(file["draws_3"], drawn)
+        shutil.rmtree(folder)
+        shutil.rmtree(finished.run.path / "references")
     assert "has no density" in alone["metrics"]["log_prob"]["note"]
     assert alone["metrics"]["tarp"]["null_band"][1] > 0
 
 
-def test_draws_of_a_large_evaluation_are_kept_in_chunks_with_equal_numbers(
-    finished: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [["--workers", "2"], ["--chunks"]])
+def test_an_evaluation_that_is_killed_has_the_numbers_of_an_undisturbed_one(
+    more: list[str],
 ) -> None:
-    words = ["evaluate.metrics=[rmse, nrmse, r2, sbc, ece, coverage_joint, mmd, crps, tarp]"]
-    words += ["evaluate.draws=30", "evaluate.workers=1"]
+    words = ["--kills", "3", "--sets", "30", "--draws", "40", *more]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.chaos_evaluate", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0, found
+    assert found["kills"] == 3
+    assert found["chunks"] == (more == ["--chunks"])
+
+
+def test_a_metric_that_cannot_be_measured_is_a_note(finished: Any) -> None:
+    metrics = run_stage(finished, "evaluate.metrics=[c2st_local, rmse]")["metrics"]
+    assert "needs at least 50" in metrics["c2st_local"]["note"]
+    low, high = metrics["rmse"]["null_band"]
+    assert low < high
+
+
+STREAMED = (
+    "rmse, nrmse, r2, mae, sbc, ece, coverage, coverage_joint, mmd, crps, tarp, tarp_posterior"
+)
+
+
+@pytest.fixture
+def chunked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the draws of even a small evaluation in chunks."""
+    monkeypatch.setattr(draws, "LARGE", 0)
+    monkeypatch.setattr(draws, "SHOWN", (10, 1 << 20))
+
+
+def damage(chunk: Path) -> None:
+    chunk.write_bytes(chunk.read_bytes()[:-40] + bytes(40))
+
+
+def test_draws_of_a_large_evaluation_are_kept_in_chunks_with_equal_numbers(
+    finished: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    words = [f"evaluate.metrics=[{STREAMED}, rmse_paper]", "evaluate.draws=30"]
+    words.append("evaluate.workers=1")
     small = run_stage(finished, *words)["metrics"]
     folder = finished.run.training(latest_training(finished.run)) / "evaluation"
     with np.load(folder / "draws.npz") as file:
-        drawn = file["draws_3"]
+        drawn, references = file["draws_3"], file["references"]
     shutil.rmtree(folder)
-    monkeypatch.setattr(work, "LARGE", 0)
-    monkeypatch.setattr(work, "SHARE", 0)
-    monkeypatch.setattr(work, "SHOWN", 10)
-    large = run_stage(finished, *words)["metrics"]
-    assert "needs all draws in memory" in large.pop("tarp")["note"]
-    assert large == {name: value for name, value in small.items() if name != "tarp"}
-    view = ChunkedArray(folder / "draws_3.zarr").view("test set", "draw", "parameter")
-    assert view.chunks is not None
-    np.testing.assert_array_equal(view.sel({"draw": slice(5)}).to_numpy(), drawn[:, :5])
+    shutil.rmtree(finished.run.path / "references")
+    request.getfixturevalue("chunked")
+    assert run_stage(finished, *words)["metrics"] == small
     with np.load(folder / "draws.npz") as file:
         np.testing.assert_array_equal(file["draws_3"], drawn[:, :10])
+        np.testing.assert_array_equal(file["references"], references[:, :10])
 
-    chunk = next((folder / "draws_3.zarr").rglob("c/*/0/0"))
-    chunk.write_bytes(chunk.read_bytes()[:-40] + bytes(40))
-    start = 10 * int(chunk.parts[-3])
-    with pytest.raises(DamagedError):
-        ChunkedArray(folder / "draws_3.zarr").read(start, 10, "0" * 64)
+    whole = sbiflow.Run(finished.run.path).draws()
+    assert whole["draws_3"].dims == ("test", "draw", "parameter")
+    assert list(whole["parameter"].values) == ["a", "b"]
+    assert whole["draws_3"].chunks is not None
+    np.testing.assert_array_equal(whole["draws_3"].sel(parameter="b").to_numpy(), drawn[..., 1])
+
+    (folder / "metrics.json").unlink()
+    monkeypatch.setattr(draws, "SHARE", 0)
+    without = run_stage(finished, *words)["metrics"]
+    assert "needs all draws in memory" in without["rmse_paper"]["note"]
+    assert without["tarp"] == small["tarp"]
+
+
+def test_a_view_of_a_small_evaluation_and_of_none(finished: Any) -> None:
+    run = sbiflow.Run(finished.run.path)
+    with pytest.raises(UsageError, match="is not evaluated yet"):
+        run.draws()
+    run_stage(finished, "evaluate.metrics=[rmse]")
+    found = run.draws()
+    assert found["draws_3"].sizes["draw"] == 60
+    assert found["theta"].shape == (found.sizes["test"], 2)
+
+
+@pytest.mark.usefixtures("chunked")
+def test_a_damaged_chunk_is_named_and_made_anew(finished: Any) -> None:
+    words = ["evaluate.metrics=[rmse, mmd]", "evaluate.draws=30", "evaluate.workers=1"]
+    first = run_stage(finished, *words)
+    folder = finished.run.training(latest_training(finished.run)) / "evaluation"
+    whole = sbiflow.Run(finished.run.path).draws()["draws_3"]
+    before = whole.to_numpy()
+    chunk = folder / "draws_3.zarr" / "c" / "1" / "0" / "0"
+    damage(chunk)
+    message = r"draws_3.zarr, rows 10 to 19: damaged; `sbiflow evaluate -o .*` makes it anew"
+    with pytest.raises(DamagedError, match=message):
+        whole.to_numpy()
+    np.testing.assert_array_equal(whole[:10].to_numpy(), before[:10])
+    assert run_stage(finished, *words) == first
+    np.testing.assert_array_equal(whole.to_numpy(), before)
+
+    (folder / "metrics.json").unlink()
+    damage(next((finished.run.path / "references").rglob("c/1/0/0")))
+    assert run_stage(finished, *words)["metrics"] == first["metrics"]
+
+
+@pytest.mark.usefixtures("chunked")
+def test_a_chunk_that_is_damaged_before_it_is_measured_is_drawn_anew(finished: Any) -> None:
+    words = ["evaluate.metrics=[mmd]", "evaluate.draws=30", "evaluate.workers=1"]
+    folder = finished.run.training(latest_training(finished.run)) / "evaluation"
+    stop = StopWhenThere(folder / "blocks" / "mmd_3_0.npz")
+    with pytest.raises(Stopped):
+        evaluate(finished.configure(*words), finished.run, stop=stop)
+    damage(folder / "draws_3.zarr" / "c" / "1" / "0" / "0")
+    again = run_stage(finished, *words)["metrics"]
+    shutil.rmtree(folder)
+    assert again == run_stage(finished, *words)["metrics"]
+
+
+@pytest.mark.usefixtures("chunked")
+def test_memory_does_not_grow_with_the_number_of_test_sets(finished: Any) -> None:
+    metrics = "rmse, sbc, ece, coverage_joint, tarp, z_score, contraction"
+    words = [f"evaluate.metrics=[{metrics}]", "evaluate.draws=20000", "evaluate.workers=1"]
+    peaks = []
+    for sets in (15, 30):
+        run_stage(finished, *words, f"test={sets}", "evaluate.draws=30")  # caches
+        tracemalloc.start()
+        run_stage(finished, *words, f"test={sets}")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]

@@ -1,0 +1,83 @@
+"""The house: files that stay small, and imports that run one way."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = (
+    "benchmarks", "cluster", "estimators", "evaluation", "experiments", "pipeline", "sbiflow", "simulators",
+)  # fmt: skip
+LONGEST = 400  # lines
+KNOWN = (
+    # A simulator is unpickled by its name, which `load` looks up among those it imports.
+    {"simulators.simulator", "simulators.registry", "simulators.factory", "simulators.program"},
+    # An estimator gives its posterior; the import of the estimator there is for type checkers alone.
+    {"estimators.estimator", "estimators.posterior"},
+)
+
+
+def modules() -> dict[str, Path]:
+    """Return the files of the product by the name that they are imported by."""
+    files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    names = (path.relative_to(ROOT).with_suffix("").parts for path in files)
+    return {".".join(parts): path for parts, path in zip(names, files, strict=True)}
+
+
+def imports(path: Path, known: dict[str, Path]) -> set[str]:
+    """Return which of the known modules a file imports, also within functions and for type checkers."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found & known.keys()
+
+
+def reachable(start: str, graph: dict[str, set[str]]) -> set[str]:
+    """Return all modules that a module imports, directly or through others."""
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = graph[waiting.pop()] - found
+        found |= new
+        waiting += new
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Return the sets of modules that import each other in a loop."""
+    below = {name: reachable(name, graph) for name in graph}
+    found: list[set[str]] = []
+    for name in graph:
+        circle = {other for other in below[name] if name in below[other]}
+        if circle and circle not in found:
+            found.append(circle)
+    return found
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [{"b", "c"}]
+
+
+def test_no_modules_import_each_other_but_those_that_must() -> None:
+    known = modules()
+    graph = {name: imports(path, known) for name, path in known.items()}
+    assert len(graph) > 300
+    found = circles(graph)
+    assert [sorted(circle) for circle in found if circle not in KNOWN] == []
+    assert all(circle in found for circle in KNOWN)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_file_is_longer_than_a_reader_takes_in(room: str) -> None:
+    lines = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in (ROOT / room).rglob("*.py")
+    }
+    assert lines
+    assert {name: count for name, count in lines.items() if count > LONGEST} == {}
