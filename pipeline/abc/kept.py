@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyabc
@@ -29,6 +29,7 @@ from pyabc.population import Particle
 
 from pipeline.abc.model import AbcPrior
 from pipeline.abc.proposal import Proposal, read_first
+from pipeline.abc.result import ParticleResult
 from pipeline.abc.stored import StoredRows
 from pipeline.errors import DamagedError
 from pipeline.files import read_arrays, write_arrays
@@ -36,10 +37,7 @@ from pipeline.progress import log
 from pipeline.store import Outcome, Store
 from pipeline.store.observation import PROPOSAL
 
-if TYPE_CHECKING:
-    from pipeline.abc.sampler import ParticleResult
-
-Results = Mapping[int, "ParticleResult"]
+Results = Mapping[int, ParticleResult]
 
 
 @dataclass(frozen=True)
@@ -173,8 +171,6 @@ class Kept:
             return {}
 
     def _results(self, arrays: Mapping[str, np.ndarray]) -> dict[int, ParticleResult]:
-        from pipeline.abc.sampler import ParticleResult
-
         outputs = self._by_number(arrays)
         columns = ("number", "outcome", "accepted", "message")
         seconds = arrays.get("seconds", np.full(len(arrays["number"]), np.nan))

@@ -13,7 +13,6 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +23,7 @@ from pyabc.population import Particle, Sample
 
 from pipeline.abc.kept import Kept
 from pipeline.abc.model import DRAW_ONLY, Drawn, SimulationFailed
+from pipeline.abc.result import ParticleResult
 from pipeline.errors import PipelineError, TooManyFailed
 from pipeline.events import Recorder
 from pipeline.progress import Progress
@@ -41,17 +41,6 @@ KEEP_SECONDS = 5.0  # between two times that simulations are written
 CHECK_EVERY = 2.0  # seconds between two checks of Ray
 TARGET = 0.2  # seconds that one block of work should take
 LEAST = 50  # simulations before the share of failures means anything
-
-
-@dataclass(frozen=True)
-class ParticleResult:
-    """The result of one simulation; `particle` is None unless pyABC uses it."""
-
-    outcome: Outcome
-    accepted: bool = False
-    particle: Particle | None = None
-    message: str = ""
-    seconds: float = float("nan")
 
 
 def evaluate(

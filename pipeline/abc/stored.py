@@ -11,18 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from pipeline.abc.result import ParticleResult
 from pipeline.simulate.spec import schema_of
 from pipeline.store import Failure, Outcome, Rows, Schema, Store, Writer
 from pipeline.store.observation import PROPOSAL, without_row
 from pipeline.store.rows import concatenate
 from pipeline.store.spool import SHARD_BYTES
-
-if TYPE_CHECKING:
-    from pipeline.abc.sampler import ParticleResult
 
 
 @dataclass(frozen=True)

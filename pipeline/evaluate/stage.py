@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import Config
-from pipeline.evaluate.blocks import EvaluationPool, TestBlock
+from pipeline.evaluate.blocks import TestBlock
 from pipeline.evaluate.metric import numbers
+from pipeline.evaluate.pool import EvaluationPool
 from pipeline.evaluate.simulations import TestSimulations
 from pipeline.evaluate.work import QUICK, Evaluation
 from pipeline.events import Recorder

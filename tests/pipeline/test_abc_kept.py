@@ -11,7 +11,8 @@ from pyabc.inference_util import create_simulate_from_prior_function
 
 from pipeline.abc.kept import Kept
 from pipeline.abc.model import AbcModel, AbcPrior, SimulationFailed
-from pipeline.abc.sampler import ParticleResult, _seed, drawn
+from pipeline.abc.result import ParticleResult
+from pipeline.abc.sampler import _seed, drawn
 from pipeline.abc.stored import StoredRows
 from pipeline.simulate.spec import SimulationSpec
 from pipeline.store import Outcome, Store, verify
