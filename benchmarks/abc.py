@@ -34,7 +34,7 @@ from pipeline import stages
 from pipeline.abc import abc_smc, standardised_squares
 from pipeline.abc.model import AbcModel, AbcPrior, SimulationFailed
 from pipeline.results import Results, latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 
 CHECKS = 40  # simulations at posterior draws
@@ -55,7 +55,7 @@ SIZES = {"small": Size(600, 60, 1_500), "full": Size(10_000, 200, 30_000)}
 
 
 @dataclass(frozen=True)
-class Problem:
+class TumorProblem:
     """The simulator, what was observed, and the distance to it."""
 
     model: Any
@@ -63,7 +63,7 @@ class Problem:
     distance: Callable[[Outputs, Outputs], float]
 
     @classmethod
-    def default(cls) -> Problem:
+    def default(cls) -> TumorProblem:
         """Return the tumour at its default parameters."""
         model = simulators.load("tumor_spheroid")
         stored = replicates(model, REPLICATES)
@@ -96,7 +96,7 @@ class Problem:
         }
 
 
-class Plain(pyabc.Model):
+class TumorModel(pyabc.Model):
     """The tumour for pyABC alone, which ends at an exception: one that fails is infinitely far away."""
 
     def __init__(self, model: AbcModel, x: Outputs) -> None:
@@ -110,11 +110,11 @@ class Plain(pyabc.Model):
             return self.far
 
 
-def pyabc_alone(problem: Problem, size: Size, seed: int, folder: Path) -> dict[str, Any]:
+def pyabc_alone(problem: TumorProblem, size: Size, seed: int, folder: Path) -> dict[str, Any]:
     """Run pyABC with its own sampler."""
     prior = AbcPrior(problem.model.prior)
     smc = pyabc.ABCSMC(
-        Plain(AbcModel(problem.model, None), problem.x),
+        TumorModel(AbcModel(problem.model, None), problem.x),
         prior,
         problem.distance,
         population_size=size.population,
@@ -131,7 +131,7 @@ def pyabc_alone(problem: Problem, size: Size, seed: int, folder: Path) -> dict[s
     return cost | {"generations": history.max_t + 1} | problem.told(theta, weight)
 
 
-def ours_by_abc(problem: Problem, size: Size, seed: int, folder: Path) -> dict[str, Any]:
+def ours_by_abc(problem: TumorProblem, size: Size, seed: int, folder: Path) -> dict[str, Any]:
     """Run ABC here."""
     began = time.perf_counter()
     result = abc_smc(
@@ -151,10 +151,10 @@ def ours_by_abc(problem: Problem, size: Size, seed: int, folder: Path) -> dict[s
     return cost | {"generations": len(result.epsilon)} | told
 
 
-def ours_amortised(problem: Problem, size: Size, seed: int, folder: Path) -> dict[str, Any]:
+def ours_amortised(problem: TumorProblem, size: Size, seed: int, folder: Path) -> dict[str, Any]:
     """Simulate, train, and draw here; a further observation costs the draws alone."""
     words = [f"budget={size.simulations}", "test=0", f"train.steps={size.steps}", f"seed={seed}"]
-    run, spent = Run(folder / "network"), {}
+    run, spent = RunDirectory(folder / "network"), {}
     config = stages.configure(run, CONFIG, [*words, "track.live=false", "simulate.workers=null"])
     configuration.save(config, run)
     marks = [time.perf_counter()]
@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(METHODS), help="names, with commas")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    problem, size = Problem.default(), SIZES[asked.size]
+    problem, size = TumorProblem.default(), SIZES[asked.size]
     default = np.array([[DEFAULTS[name] for name in problem.model.prior.names]])
     at_default = float(np.median(problem.distances(np.repeat(default, CHECKS, axis=0))))
     result: dict[str, Any] = {"size": asked.size, "seed": asked.seed, "cores": os.cpu_count()}

@@ -26,7 +26,7 @@ import numpy as np
 
 from pipeline.files import read_arrays, read_document
 from pipeline.results import DRAWS, METRICS
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 
 MEASURED = ["c2st", "mmd", "rmse", "sbc", "ece", "tarp", "tarp_posterior", "crps", "seconds"]
@@ -35,9 +35,9 @@ PATIENCE = 600.0  # seconds for a block
 
 def prepare(folder: Path, sets: int, draws: int) -> None:
     """Simulate two moons and train on them, a little."""
-    from sbiflow import Run as Made
+    from sbiflow import Run
 
-    run = Made(
+    run = Run(
         folder,
         simulator="two_moons",
         budget=400,
@@ -133,7 +133,7 @@ def evaluate(path: Path, workers: int, chunks: bool) -> None:
     if chunks:
         assert workers == 1, "other processes would not know it"
         draws.LARGE = 0
-    run = Run(path)
+    run = RunDirectory(path)
     words = [f"evaluate.workers={workers}"]
     measure(build(override(load(run).plain(), words)), run, stop=Stop())
 

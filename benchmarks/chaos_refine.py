@@ -28,7 +28,7 @@ from benchmarks.chaos_simulate import descendants, kill
 from pipeline.answer.stage import Question
 from pipeline.refine.answer import refined
 from pipeline.refine.stage import Refinement
-from pipeline.run import Run as Directory
+from pipeline.run import RunDirectory
 from pipeline.stop import stop_on_signals
 from sbiflow import Run
 
@@ -64,7 +64,7 @@ def prepare(folder: Path) -> None:
 def child(path: Path, simulations: int) -> None:
     """Be one attempt: refine, and write what came out when all is done."""
     (path / BEGUN).touch()
-    directory = Directory(path)
+    directory = RunDirectory(path)
     question = Question(directory, draws=200, checks=False)
     with directory.lock(), stop_on_signals() as stop:
         rounds, (answer,) = refined(

@@ -28,7 +28,7 @@ from typing import Any
 
 from cluster.connection import usable_cpus
 from pipeline.config import build
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.driver import PROBES
 from pipeline.simulate.spawn import POOL
 from pipeline.simulate.stage import simulate
@@ -68,8 +68,8 @@ class Chaos:
     slowest_exit: float = 0.0  # seconds from a kill of Ray to the driver's end
 
     @property
-    def run(self) -> Run:
-        return Run(self.folder / "run")
+    def run(self) -> RunDirectory:
+        return RunDirectory(self.folder / "run")
 
     @property
     def log(self) -> Path:
@@ -212,7 +212,7 @@ def child(folder: Path, workers: int, budget: int) -> None:
         }
     )
     with stop_on_signals() as stop:
-        simulate(config, Run(folder / "run"), stop=stop)
+        simulate(config, RunDirectory(folder / "run"), stop=stop)
 
 
 def compare(

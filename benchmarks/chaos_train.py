@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from pipeline.config import Config, build
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 from pipeline.store import import_arrays
 
@@ -51,29 +51,29 @@ def configure(steps: int, workers: int, streamed: bool) -> Config:
     )
 
 
-def prepare(folder: Path) -> Run:
+def prepare(folder: Path) -> RunDirectory:
     """Make a run with a store of ready-made simulations in several shards."""
     rng = np.random.default_rng(0)
     theta = rng.uniform(-1, 1, (ROWS, 2))
     x = theta + 0.1 * rng.normal(size=theta.shape)
     import_arrays(folder / "store" / "train", theta, x, ("a", "b"), shard_bytes=16_384)
-    return Run(folder)
+    return RunDirectory(folder)
 
 
-def start(run: Run, given: argparse.Namespace) -> subprocess.Popen[bytes]:
+def start(run: RunDirectory, given: argparse.Namespace) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "benchmarks.chaos_train", "--child", str(run.path)]
     command += ["--steps", str(given.steps), "--workers", str(given.workers)]
     command += ["--streamed"] if given.streamed else []
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def weights(run: Run) -> dict[str, torch.Tensor]:
+def weights(run: RunDirectory) -> dict[str, torch.Tensor]:
     (path,) = run.path.glob("trainings/*/posterior/weights.pt")
     loaded: dict[str, torch.Tensor] = torch.load(path, weights_only=True)
     return loaded
 
 
-def kill_at_random(child: subprocess.Popen[bytes], run: Run, rng: random.Random) -> bool:
+def kill_at_random(child: subprocess.Popen[bytes], run: RunDirectory, rng: random.Random) -> bool:
     """Kill a training while it starts or around its first states; return whether it was alive."""
     saves = rng.randint(1, 3) if rng.random() < 0.8 else 0
     seen = {state.stat().st_mtime_ns for state in run.path.glob("trainings/*/state.pt")}
@@ -135,7 +135,7 @@ def main() -> None:
         from pipeline.train.stage import train
 
         config = configure(given.steps, given.workers, given.streamed)
-        train(config, Run(given.child), stop=Stop())
+        train(config, RunDirectory(given.child), stop=Stop())
         return
     folder = Path(tempfile.mkdtemp(prefix="chaos-train-"))
     try:

@@ -29,7 +29,7 @@ import numpy as np
 
 from pipeline import config as configuration
 from pipeline.config import Config
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.actor import SimulationActor
 from pipeline.simulate.children import die_with_parent
 from pipeline.simulate.leases import stage
@@ -104,7 +104,7 @@ def configure(folder: Path, budget: int, leases: int, term: float) -> Config:
     )
 
 
-def begin(config: Config, run: Run) -> int:
+def begin(config: Config, run: RunDirectory) -> int:
     """Start a process that takes part, with a clock of its own; return its number."""
     skew = random.uniform(-SKEW, SKEW)
     pid = os.fork()
@@ -124,7 +124,7 @@ def begin(config: Config, run: Run) -> int:
         os._exit(code)
 
 
-def run_waves(config: Config, run: Run, workers: int, wave: int) -> dict[str, Any]:
+def run_waves(config: Config, run: RunDirectory, workers: int, wave: int) -> dict[str, Any]:
     """Let so many processes take part, a wave at a time, and kill most of them."""
     began, killed, failed, started = time.monotonic(), 0, 0, 0
     deadlines: dict[int, float] = {}
@@ -164,7 +164,7 @@ def stress(workers: int, wave: int, budget: int, leases: int, term: float = TERM
     """Run with random kills and return the result; `held` is whether every check passed."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        config, run = configure(folder, budget, leases, term), Run(folder / "run")
+        config, run = configure(folder, budget, leases, term), RunDirectory(folder / "run")
         configuration.save(config, run)
         result = run_waves(config, run, workers, wave)
         calls = (folder / "calls").stat().st_size

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import build
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.note import REARM
 from pipeline.simulate.process_pool import ProcessPool
 from pipeline.simulate.stage import simulate
@@ -60,7 +60,7 @@ def absences(spare: bool) -> list[float]:
                 "simulate": settings,
             }
         )
-        simulate(config, Run(folder / "run"), stop=Stop())
+        simulate(config, RunDirectory(folder / "run"), stop=Stop())
         pid, began = np.loadtxt(folder / "times").T
     last = np.flatnonzero(np.diff(pid))
     return [float(s) for s in (began[last + 1] - began[last] - LIMIT - REARM)[1:]]

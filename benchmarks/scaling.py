@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import config as configuration
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate import stage, work
 from pipeline.simulate.calls import Worker
 from pipeline.simulate.driver import Driver
@@ -114,7 +114,7 @@ def run(
                 },
             }
         )
-        LAYOUTS[layout](config, Run(folder / "run"), stop=Stop())
+        LAYOUTS[layout](config, RunDirectory(folder / "run"), stop=Stop())
         wall, granted = _rates(folder) if busy else (0.0, 0.0)
         return Measured(wall, granted, **seen)
 

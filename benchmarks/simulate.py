@@ -19,7 +19,7 @@ import numpy as np
 import cluster
 import simulators
 from pipeline.config import build
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.seed import generators
 from pipeline.simulate.stage import simulate
 from pipeline.stop import Stop
@@ -56,13 +56,15 @@ def stage(folder: Path, simulator: str, budget: int) -> Any:
             "simulate": {"workers": WORKERS, "block": BLOCK},
         }
     )
-    return simulate(config, Run(folder), stop=Stop())
+    return simulate(config, RunDirectory(folder), stop=Stop())
 
 
 def utilisation(folder: Path, simulator: str, budget: int) -> float:
     """Return the share of the actors' time that was spent within the simulator."""
     result = stage(folder, simulator, budget)
-    within = sum(row.seconds for row in Store.open(Run(folder).store("train")).slowest(budget))
+    within = sum(
+        row.seconds for row in Store.open(RunDirectory(folder).store("train")).slowest(budget)
+    )
     return within / (result.seconds * WORKERS)
 
 

@@ -33,7 +33,7 @@ import numpy as np
 
 from pipeline import config as configuration
 from pipeline.config import Config
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.setup import identity, spec_of
 from pipeline.simulate.spec import schema_of
 from pipeline.store import Store
@@ -44,7 +44,7 @@ POLL = 0.05
 DIGEST = "import sys; from pipeline.store import Store; print(Store.open(sys.argv[1]).digest())"
 
 
-def begin(run: Run, rows: int) -> Config:
+def begin(run: RunDirectory, rows: int) -> Config:
     """Make a run without simulations."""
     settings = {"name": "size", "simulator": "two_moons", "budget": rows, "test": 0}
     config = configuration.build(settings)
@@ -52,7 +52,7 @@ def begin(run: Run, rows: int) -> Config:
     return config
 
 
-def build(run: Run, rows: int) -> float:
+def build(run: RunDirectory, rows: int) -> float:
     """Fill a run's training store with so many rows and return the seconds."""
     started = time.monotonic()
     config = begin(run, rows)
@@ -128,7 +128,7 @@ def rows_in_spools(store: Path) -> bool:
 
 def measure(folder: Path, rows: int, ray: bool) -> dict[str, Any]:
     """Build the store and run the commands."""
-    run = Run(folder / "run")
+    run = RunDirectory(folder / "run")
     result: dict[str, Any] = {"rows": rows, "build_seconds": round(build(run, rows), 1)}
     store = run.store("train")
     size = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
@@ -141,7 +141,7 @@ def measure(folder: Path, rows: int, ray: bool) -> dict[str, Any]:
     print(result, file=sys.stderr)
     for name, more in (("simulate_new", rows), ("simulate_grown", rows + 10**6)):
         if name == "simulate_new":
-            run = Run(folder / "new")
+            run = RunDirectory(folder / "new")
             begin(run, rows)
         words = [f"budget={more}", "test=0", "simulate.workers=1"]
         for way in ("_leases", "_ray") if ray else ("_leases",):
@@ -149,7 +149,7 @@ def measure(folder: Path, rows: int, ray: bool) -> dict[str, Any]:
             given = [*command, "simulate", "-o", str(run.path), *options, *words]
             result[name + way] = watch(given, partial(rows_in_spools, run.store("train")))
             print(name + way, result[name + way], file=sys.stderr)
-        run = Run(folder / "run")
+        run = RunDirectory(folder / "run")
     return result
 
 

@@ -75,10 +75,10 @@ def costs(folder: Path, steps: int, repeats: int) -> dict[str, Any]:
 def long_sync(folder: Path, points: int) -> dict[str, Any]:
     """Return the seconds of a sync of so many points, and of a repeat."""
     from evaluation.journal import Journal
-    from pipeline.run import Run
+    from pipeline.run import RunDirectory
     from pipeline.track.stage import sync
 
-    run = Run(folder / "run")
+    run = RunDirectory(folder / "run")
     key = json.loads((run.path / "latest.json").read_text())["training"]
     journal = Journal(run.journal)
     values = {"learning_rate": 1e-3, "steps_per_second": 1.0, "gradient_norm": 0.5}

@@ -20,7 +20,7 @@ import dask.array as da
 import numpy as np
 from dask.distributed import Client, LocalCluster
 
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.store import Store, to_dask
 
 BINS = 1000
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--memory", default="1GB", help="of each worker")
     parser.add_argument("--scheduler", help="of a cluster that runs already")
     asked = parser.parse_args()
-    store = Store.open(Run(asked.run).store("train"))
+    store = Store.open(RunDirectory(asked.run).store("train"))
     local: Any = None
     if asked.scheduler is None:
         local = LocalCluster(

@@ -12,13 +12,13 @@ from pipeline.cache import FileCache
 from pipeline.errors import DamagedError, PipelineError
 from pipeline.files import read_document, write_document
 from pipeline.progress import log
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 
 Recorder = Callable[[dict[str, Any]], None]
 _contents = FileCache[Content]()
 
 
-def recorder(run: Run, stage: str) -> Recorder:
+def recorder(run: RunDirectory, stage: str) -> Recorder:
     """Return the function by which a stage writes events into the journal."""
     journal = Journal(run.journal)
 
@@ -30,7 +30,7 @@ def recorder(run: Run, stage: str) -> Recorder:
     return record
 
 
-def read(run: Run) -> Content:
+def read(run: RunDirectory) -> Content:
     """Return what the journal holds, and report damage once; it is read again only where it has changed."""
     content = _content(run)
     if content.damage:
@@ -38,7 +38,7 @@ def read(run: Run) -> Content:
     return content
 
 
-def mend(run: Run) -> None:
+def mend(run: RunDirectory) -> None:
     """Continue with an intact journal and note its end; a damaged one is kept beside it."""
     if _content(run).damage and (mended := _journal(run).mend()):
         aside, damage = mended
@@ -50,12 +50,12 @@ def mend(run: Run) -> None:
         write_document(_note(run), {"end": end})
 
 
-def _content(run: Run) -> Content:
+def _content(run: RunDirectory) -> Content:
     whole = Journal(run.journal).content
     return _contents.get(run.journal, (run.journal,), whole).expecting(_journal(run).end)
 
 
-def _journal(run: Run) -> Journal:
+def _journal(run: RunDirectory) -> Journal:
     try:
         end = str(read_document(_note(run))["end"])
     except (FileNotFoundError, DamagedError, KeyError):
@@ -63,7 +63,7 @@ def _journal(run: Run) -> Journal:
     return Journal(run.journal, end)
 
 
-def _note(run: Run) -> Path:
+def _note(run: RunDirectory) -> Path:
     return run.path / "journal.json"
 
 

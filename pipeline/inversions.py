@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.errors import DamagedError
 from pipeline.files import file_hash, read_arrays, read_document, write_arrays, write_document
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 
 FORMAT = 1
 METRICS, DRAWS = "metrics.json", "draws.npz"
@@ -29,7 +29,7 @@ class Inversion:
         key: method, operator, and a hash of all that determines the result.
     """
 
-    run: Run
+    run: RunDirectory
     key: str
 
     @property
@@ -65,7 +65,7 @@ class Inversion:
         return read_arrays(self.folder / DRAWS)
 
 
-def inversions(run: Run) -> list[Inversion]:
+def inversions(run: RunDirectory) -> list[Inversion]:
     """Return the inversions of a run in the order of their keys."""
     folders = sorted(path for path in run.path.glob("inversions/*/") if path.is_dir())
     return [Inversion(run, folder.name) for folder in folders]

@@ -36,7 +36,7 @@ from pipeline.files import (
     write_text,
 )
 from pipeline.progress import log
-from pipeline.run import LATEST, Run
+from pipeline.run import LATEST, RunDirectory
 
 if TYPE_CHECKING:
     from estimators import Posterior
@@ -60,7 +60,7 @@ class Results:
         key: of the training.
     """
 
-    run: Run
+    run: RunDirectory
     key: str
 
     @property
@@ -285,7 +285,7 @@ def _with_present_names(evaluated: dict[str, Any]) -> dict[str, Any]:
     return measured(evaluated) | {"sweep": sweep, "settings": renamed(evaluated["settings"])}
 
 
-def latest_training(run: Run, tell: Callable[[str], None] = log) -> str:
+def latest_training(run: RunDirectory, tell: Callable[[str], None] = log) -> str:
     """Return the key of the training that commands without a name refer to.
 
     If `latest.json` is lost or names an older one, it is the last training that finished.
@@ -312,7 +312,7 @@ def latest_training(run: Run, tell: Callable[[str], None] = log) -> str:
     return candidates[-1]
 
 
-def _finished(run: Run) -> list[str]:
+def _finished(run: RunDirectory) -> list[str]:
     """Return the finished trainings in the order in which the journal last names their start."""
     keys: dict[str, None] = {}
     for event in events.read(run).events:
@@ -325,12 +325,12 @@ def _finished(run: Run) -> list[str]:
 # --- ABC -----------------------------------------------------------------------------------------
 
 
-def abc_keys(run: Run) -> list[str]:
+def abc_keys(run: RunDirectory) -> list[str]:
     """Return the keys of all finished ABC runs."""
     return sorted(path.parent.name for path in run.path.glob(f"abc/*/{DONE}"))
 
 
-def abc_done(run: Run, key: str) -> dict[str, Any] | None:
+def abc_done(run: RunDirectory, key: str) -> dict[str, Any] | None:
     """Return the result of a finished ABC run, if its draws are those that were written."""
     folder = run.abc(key)
     try:
@@ -342,7 +342,7 @@ def abc_done(run: Run, key: str) -> dict[str, Any] | None:
     return content
 
 
-def write_abc(run: Run, key: str, content: dict[str, Any]) -> dict[str, Any]:
+def write_abc(run: RunDirectory, key: str, content: dict[str, Any]) -> dict[str, Any]:
     """Mark an ABC run as finished, after its draws; return what is read again."""
     folder = run.abc(key)
     sealed = {"format": FORMAT, "key": key, **content, "draws": file_hash(folder / ABC_DRAWS)}
@@ -351,7 +351,7 @@ def write_abc(run: Run, key: str, content: dict[str, Any]) -> dict[str, Any]:
     return written
 
 
-def abc_draws(run: Run, key: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def abc_draws(run: RunDirectory, key: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return the draws of a finished ABC run, and its observation."""
     folder = run.abc(key)
     with np.load(folder / ABC_DRAWS, allow_pickle=False) as file:
@@ -371,7 +371,7 @@ def repeated(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def advising(run: Run, stage: str) -> Iterator[None]:
+def advising(run: RunDirectory, stage: str) -> Iterator[None]:
     """Add to a `DamagedError` which stage makes the file again, for commands that only read."""
     try:
         yield

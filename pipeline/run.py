@@ -27,7 +27,7 @@ NAME_LOOKS, NAME_PAUSE = 20, 0.05  # how often, and seconds between, a lock is a
 
 
 @dataclass(frozen=True)
-class Run:
+class RunDirectory:
     """Paths of one run; see `docs/architecture.md` for the layout."""
 
     path: Path

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.config import Config
 from pipeline.plan.check import CheckResult
 from pipeline.progress import duration
-from pipeline.run import STREAMS, Run
+from pipeline.run import STREAMS, RunDirectory
 from pipeline.simulate import sources
 from pipeline.store import Damage, Store, verify
 
@@ -48,12 +48,12 @@ def size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def streams(run: Run) -> list[str]:
+def streams(run: RunDirectory) -> list[str]:
     """Return the streams that have a store."""
     return [stream for stream in STREAMS if (run.store(stream) / "store.json").exists()]
 
 
-def stores(run: Run) -> list[str]:
+def stores(run: RunDirectory) -> list[str]:
     """Return all streams that have a store, those of ABC runs included."""
     found = sorted(run.path.glob("abc/*/store/store.json"))
     return [*streams(run), *(f"abc-{path.parents[1].name}" for path in found)]
@@ -62,7 +62,7 @@ def stores(run: Run) -> list[str]:
 # --- simulations -------------------------------------------------------------------------------
 
 
-def status_values(config: Config, run: Run) -> dict[str, Any]:
+def status_values(config: Config, run: RunDirectory) -> dict[str, Any]:
     """Return counts, digest, rate, ETA and slowest simulations; the training stream's counts also at the top."""
     values: dict[str, Any] = {"run": str(run.path), "streams": {}}
     for stream, budget in config.budgets.items():
@@ -71,7 +71,7 @@ def status_values(config: Config, run: Run) -> dict[str, Any]:
     return values
 
 
-def _stream_values(run: Run, stream: str, budget: int) -> dict[str, Any]:
+def _stream_values(run: RunDirectory, stream: str, budget: int) -> dict[str, Any]:
     last = _last_event(run, stream)
     rate = last.get("rate")
     if stream not in streams(run):
@@ -92,7 +92,7 @@ def _stream_values(run: Run, stream: str, budget: int) -> dict[str, Any]:
     }
 
 
-def _last_event(run: Run, stream: str) -> dict[str, Any]:
+def _last_event(run: RunDirectory, stream: str) -> dict[str, Any]:
     if not run.journal.exists():
         return {}
     from pipeline.events import read
@@ -147,7 +147,7 @@ def jobs(rows: list[dict[str, Any]]) -> str:
     return "".join(lines)
 
 
-def failure_values(run: Run) -> list[dict[str, Any]]:
+def failure_values(run: RunDirectory) -> list[dict[str, Any]]:
     """Return every row that is not ok, with its parameters by name."""
     result = []
     for stream in streams(run):
@@ -182,7 +182,7 @@ def failures(values: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def store_values(run: Run) -> dict[str, Any]:
+def store_values(run: RunDirectory) -> dict[str, Any]:
     """Return what `store info` prints."""
     values = {}
     for stream in stores(run):
@@ -201,7 +201,7 @@ def store_values(run: Run) -> dict[str, Any]:
     return values
 
 
-def problem_values(run: Run) -> list[dict[str, Any]]:
+def problem_values(run: RunDirectory) -> list[dict[str, Any]]:
     """Return what `store verify` found."""
     return [
         {"stream": stream, **plain(problem)}
@@ -210,7 +210,7 @@ def problem_values(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _verified(run: Run, stream: str) -> list[Damage]:
+def _verified(run: RunDirectory, stream: str) -> list[Damage]:
     if stream in STREAMS:
         return verify(Store.open(run.store(stream)))
     from pipeline.abc.verified import verify_abc  # imports pyABC
@@ -226,7 +226,7 @@ def problems(values: list[dict[str, Any]]) -> str:
 # --- plans and checks --------------------------------------------------------------------------
 
 
-def plan(run: Run, values: dict[str, Any]) -> str:
+def plan(run: RunDirectory, values: dict[str, Any]) -> str:
     """Return what a run would do, and its cost, as text."""
     lines = [
         f"{stream}: have {s['have']}, need {s['need']}, will run {s['new']}"
@@ -334,7 +334,7 @@ def command() -> str:
     return os.path.relpath(called) if called.name == "sbiflow" else "python -m pipeline"
 
 
-def summary(config: Config, run: Run, result: dict[str, Any]) -> str:
+def summary(config: Config, run: RunDirectory, result: dict[str, Any]) -> str:
     """Return what a finished run prints: figures, report, UI."""
     counts = status(status_values(config, run))
     return (

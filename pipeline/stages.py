@@ -13,7 +13,7 @@ from pipeline import events
 from pipeline.config import IMPORTED, Config
 from pipeline.events import Recorder
 from pipeline.progress import log
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 
 JOBS = "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID"
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def configure(
-    run: Run, source: Path | Mapping[str, Any] | None = None, words: Iterable[str] = ()
+    run: RunDirectory, source: Path | Mapping[str, Any] | None = None, words: Iterable[str] = ()
 ) -> Config:
     """Return the configuration of a run, as `pipeline.config.resolve` does, if all that it names can be had.
 
@@ -37,7 +37,7 @@ def configure(
     return config
 
 
-def begin(config: Config, run: Run, stage: str) -> Recorder:
+def begin(config: Config, run: RunDirectory, stage: str) -> Recorder:
     """Return the stage's way into the journal; the event `start`, told where there is work, keeps `config`."""
     events.mend(run)
     configuration.mend(config, run)
@@ -61,7 +61,7 @@ def _job() -> str:
     return next((os.environ[name] for name in JOBS if os.environ.get(name)), "")
 
 
-def keep(config: Config, run: Run, stage: str) -> None:
+def keep(config: Config, run: RunDirectory, stage: str) -> None:
     """Keep the configuration where it is another than the run's."""
     new = not run.config.exists()
     record = begin(config, run, stage)
@@ -70,7 +70,7 @@ def keep(config: Config, run: Run, stage: str) -> None:
 
 
 def simulate(
-    config: Config, run: Run, stop: Stop, retry: str | None = None, trains: bool = False
+    config: Config, run: RunDirectory, stop: Stop, retry: str | None = None, trains: bool = False
 ) -> dict[str, Any]:
     """Bring the training and the test simulations up to their budgets, in one Ray for both if Ray is needed.
 
@@ -98,7 +98,7 @@ def simulate(
 
 
 def simulate_shared(
-    config: Config, run: Run, stop: Stop, retry: str | None = None
+    config: Config, run: RunDirectory, stop: Stop, retry: str | None = None
 ) -> dict[str, Any]:
     """Do the same without Ray, as one of any number of processes that share the run; one writes the journal."""
     from pipeline.imported.stage import require_complete
@@ -120,7 +120,7 @@ def simulate_shared(
     }
 
 
-def import_simulations(config: Config, run: Run, pairs: Pairs) -> None:
+def import_simulations(config: Config, run: RunDirectory, pairs: Pairs) -> None:
     """Import ready-made simulations."""
     from pipeline.imported.stage import import_pairs
 
@@ -131,14 +131,14 @@ def import_simulations(config: Config, run: Run, pairs: Pairs) -> None:
         record({"event": "simulated", "stream": stream, "counts": store.counts(), "seconds": 0.0})
 
 
-def train(config: Config, run: Run, stop: Stop) -> Any:
+def train(config: Config, run: RunDirectory, stop: Stop) -> Any:
     """Train the configured estimator on the budget, or resume, or find it done."""
     from pipeline.train.stage import train as fit
 
     return fit(config, run, stop=stop, record=begin(config, run, "train"))
 
 
-def evaluate(config: Config, run: Run, stop: Stop) -> dict[str, Any]:
+def evaluate(config: Config, run: RunDirectory, stop: Stop) -> dict[str, Any]:
     """Measure the latest posterior on the test simulations, and say in words what the numbers mean."""
     from pipeline.evaluate.stage import evaluate as measure
     from pipeline.report.verdict import verdicts
@@ -149,21 +149,23 @@ def evaluate(config: Config, run: Run, stop: Stop) -> dict[str, Any]:
     return result | {"verdicts": verdicts(result, done)}
 
 
-def tracked(config: Config, run: Run) -> AbstractContextManager[None]:
+def tracked(config: Config, run: RunDirectory) -> AbstractContextManager[None]:
     """Have MLflow follow the journal while the commands within work; see `pipeline.track.live`."""
     from pipeline.track.live import tracked as follow
 
     return follow(config, run)
 
 
-def abc(config: Config, run: Run, observation: dict[str, Any], stop: Stop) -> dict[str, Any]:
+def abc(
+    config: Config, run: RunDirectory, observation: dict[str, Any], stop: Stop
+) -> dict[str, Any]:
     """Run ABC for an observation, or resume, or find it done."""
     from pipeline.abc.stage import abc as approximate
 
     return approximate(config, run, observation, stop=stop, record=begin(config, run, "abc"))
 
 
-def repair_abc(config: Config, run: Run, stop: Stop) -> None:
+def repair_abc(config: Config, run: RunDirectory, stop: Stop) -> None:
     """Simulate the rows again that the stores of finished ABC runs lack."""
     from pipeline.results import abc_keys
 
@@ -175,7 +177,7 @@ def repair_abc(config: Config, run: Run, stop: Stop) -> None:
         repair(config, run, key, stop=stop, record=begin(config, run, "abc"))
 
 
-def publish(config: Config, run: Run, stop: Stop, followed: bool = False) -> None:
+def publish(config: Config, run: RunDirectory, stop: Stop, followed: bool = False) -> None:
     """Write the report and bring MLflow up to the journal; a signal ends it at once, a repeat completes it.
 
     Where MLflow is `followed` up by a process of its own, that does the latter.
@@ -191,7 +193,7 @@ def publish(config: Config, run: Run, stop: Stop, followed: bool = False) -> Non
             sync(run, config.track.uri or run.tracking_uri, name, running=False)
 
 
-def run(config: Config, target: Run, stop: Stop) -> dict[str, Any]:
+def run(config: Config, target: RunDirectory, stop: Stop) -> dict[str, Any]:
     """Run all stages; a repeat does only what is missing."""
     from pipeline.plan.requirements import require
 

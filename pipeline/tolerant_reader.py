@@ -9,7 +9,7 @@ from typing import TypeVar
 from pipeline.errors import DamagedError
 from pipeline.progress import log
 from pipeline.results import advising
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 class TolerantReader:
     """Reads intact files; damaged ones are reported once and listed in `problems`."""
 
-    run: Run
+    run: RunDirectory
     problems: list[str] = field(default_factory=list)
 
     def __call__(self, read: Callable[[], T | None], stage: str = "train") -> T | None:

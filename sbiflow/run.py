@@ -17,8 +17,7 @@ from pipeline import stages
 from pipeline.config import Config, flat
 from pipeline.config import defined as by_value
 from pipeline.errors import UsageError
-from pipeline.run import STREAMS
-from pipeline.run import Run as Directory
+from pipeline.run import STREAMS, RunDirectory
 from pipeline.stop import Stop, stop_on_signals
 from sbiflow.result import Result
 
@@ -62,7 +61,7 @@ class Run:
         config: str | Path | Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        self._directory = Directory(Path(path))
+        self._directory = RunDirectory(Path(path))
         self._local: Simulator | None = None
         source, words = self._source(simulator, prior, config), _words(settings)
         if source is None and configuration.kept(self._directory) is None:

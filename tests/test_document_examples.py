@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 from ruamel.yaml import YAML
 
 from pipeline.config import Config, override, resolve
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.study.case import cases
 from pipeline.study.schema import build
 
@@ -115,7 +115,7 @@ def test_yaml_blocks_are_configurations(page: Path, workplace: Path) -> None:
         whole = {"name": "example", "simulator": "two_moons", "budget": 100} | values
         if "tumor" in text:  # a summary network names the outputs that it reads
             whole["simulator"] = "tumor_spheroid"
-        resolve(Run(workplace / str(number)), whole)
+        resolve(RunDirectory(workplace / str(number)), whole)
 
 
 def check_study(values: dict[str, Any], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The house: files that stay small, and imports that run one way."""
+"""The house: files that stay small, imports that run one way, one class for a name."""
 
 from __future__ import annotations
 
@@ -81,3 +81,13 @@ def test_no_file_is_longer_than_a_reader_takes_in(room: str) -> None:
     }
     assert lines
     assert {name: count for name, count in lines.items() if count > LONGEST} == {}
+
+
+def test_no_two_classes_have_one_name() -> None:
+    found: dict[str, list[str]] = {}
+    for module, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(module)
+    assert len(found) > 300
+    assert {name: where for name, where in found.items() if len(where) > 1} == {}

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from pipeline.results import Results, latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 
 FOLDER = Path("runs/images")
 
@@ -39,7 +39,7 @@ def completed(folder: Path, config: dict[str, Any]) -> tuple[Results, dict[str, 
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise RuntimeError(f"{folder}: exit code {child.returncode}")
-    run = Run(folder)
+    run = RunDirectory(folder)
     results = Results(run, latest_training(run))
     done = results.done()
     assert done is not None

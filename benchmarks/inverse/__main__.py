@@ -25,7 +25,7 @@ from benchmarks.inverse.problems import OPERATORS
 from benchmarks.inverse.record import MeasuredLog
 from estimators.inverse import EstimatorPrior
 from pipeline.results import Results, latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 
 FOLDER = Path("runs/inverse")
 
@@ -63,7 +63,7 @@ def main() -> None:
 
 def _trained(asked: argparse.Namespace, record: MeasuredLog) -> None:
     """Measure what needs a trained prior."""
-    run, images = Run(asked.prior), asked.images or (500 if asked.full else 100)
+    run, images = RunDirectory(asked.prior), asked.images or (500 if asked.full else 100)
     key = latest_training(run)
     prior = EstimatorPrior(Results(run, key).load())
     folder = FOLDER / "networks"

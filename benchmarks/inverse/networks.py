@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from estimators.inverse import Categorical, Directional, Operator
+from estimators.inverse import CategoricalNoise, Directional, Operator
 from simulators.data_set import read_idx
 from simulators.fashion_denoising import FOLDER
 
@@ -158,7 +158,7 @@ def operator_of(task: str, *, held_out: bool, folder: Path) -> Operator:
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(network.state_dict(), path)
     network.eval().requires_grad_(False)
-    noise = Directional() if task == "embedding" else Categorical()
+    noise = Directional() if task == "embedding" else CategoricalNoise()
     return Operator(network, noise, name=task)
 
 

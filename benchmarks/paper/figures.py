@@ -16,7 +16,7 @@ from evaluation.plots import FAINT, INK, REFERENCE, STYLE, WARM, grid
 from evaluation.study_plots import style
 from pipeline.errors import PipelineError
 from pipeline.results import Results, latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.study.case import CASES
 
 Row = Mapping[str, Any]
@@ -123,7 +123,7 @@ def draws_of(folder: Path) -> dict[str, dict[str, Any]]:
         method, _, rest = path.name.partition(",")
         budget = rest.partition("budget=")[2].partition(",")[0]
         try:
-            results = Results(Run(path), latest_training(Run(path)))
+            results = Results(RunDirectory(path), latest_training(RunDirectory(path)))
             evaluated, arrays = results.evaluated(), results.draws()
         except PipelineError:
             continue

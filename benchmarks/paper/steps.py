@@ -17,7 +17,7 @@ from pipeline.config import Config
 from pipeline.errors import PipelineError
 from pipeline.progress import log
 from pipeline.results import Results, latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.study.case import CASES
 
 METHODS = ("CMPE", "FMPE")
@@ -51,7 +51,7 @@ def measure(folder: Path, records: Records, plan: str) -> None:
 def _finished(folder: Path, method: str) -> Iterator[tuple[Results, int]]:
     """Yield the finished trainings of a method with their budgets, those of the smallest seed first."""
     for path in sorted(folder.glob(f"{CASES}/{method},*")):
-        run = Run(path)
+        run = RunDirectory(path)
         try:
             results = Results(run, latest_training(run))
             done = results.done()

@@ -19,7 +19,7 @@ from estimators.settings import defaults, model_of, validated
 if TYPE_CHECKING:
     from estimators.inverse.exact import ExactPosterior as ExactPosterior
     from estimators.inverse.mixture import GaussianMixture as GaussianMixture
-    from estimators.inverse.noise_model import Categorical as Categorical
+    from estimators.inverse.noise_model import CategoricalNoise as CategoricalNoise
     from estimators.inverse.noise_model import Directional as Directional
     from estimators.inverse.noise_model import Gaussian as Gaussian
     from estimators.inverse.operators import Operator as Operator
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from estimators.inverse.solver import Solver as Solver
 
 __all__ = [
-    "Categorical",
+    "CategoricalNoise",
     "DiffusionPrior",
     "Directional",
     "EstimatorPrior",
@@ -63,7 +63,7 @@ TABLE = {
 }
 
 _LAZY = {
-    "Categorical": "noise_model",
+    "CategoricalNoise": "noise_model",
     "Directional": "noise_model",
     "EstimatorPrior": "prior",
     "ExactPosterior": "exact",

@@ -77,7 +77,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
-class Categorical:
+class CategoricalNoise:
     """y is a class, or one for each place: f (rows, K, ...) are logits of K classes.
 
     log p(y | f) = -sum of cross entropies,   distance = their mean

@@ -69,7 +69,7 @@ class JointTransformer(nn.Module):
         self.condition = nn.Sequential(
             nn.Linear(time, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(JointBlock(width, heads) for _ in range(depth))
         self.modulation = nn.Linear(width, (4 * depth + 2) * width)
         self.last = nn.Linear(width, 1)
         for layer in (self.modulation, self.last):
@@ -105,7 +105,7 @@ class JointTransformer(nn.Module):
         return torch.cat([*apart, flags], dim=-1)
 
 
-class Block(nn.Module):
+class JointBlock(nn.Module):
     """Attention among tokens, then a perceptron for each of them, both with residual connections.
 
     Arguments:

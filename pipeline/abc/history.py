@@ -26,7 +26,7 @@ from pipeline.config import Config, simulator_of
 from pipeline.errors import UsageError
 from pipeline.files import read_arrays, writing
 from pipeline.results import abc_done
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.store import Store, to_numpy
 from pipeline.store.observation import Observation, without_row
 
@@ -35,7 +35,7 @@ Outputs = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Generation:
+class ParticleGeneration:
     """One generation of a history: particles of weights of sum 1, and how many simulations they cost."""
 
     epsilon: float
@@ -47,7 +47,7 @@ class Generation:
 
 
 def export_history(
-    config: Config, run: Run, stream: str, path: Path, observation: Outputs | None = None
+    config: Config, run: RunDirectory, stream: str, path: Path, observation: Outputs | None = None
 ) -> Path:
     """Write the simulations of a stream as a history of pyABC, which appears whole or not at all.
 
@@ -75,7 +75,9 @@ def export_history(
     return path
 
 
-def _of_abc(run: Run, key: str, simulator: Any) -> tuple[Outputs, Iterator[Generation]]:
+def _of_abc(
+    run: RunDirectory, key: str, simulator: Any
+) -> tuple[Outputs, Iterator[ParticleGeneration]]:
     if (done := abc_done(run, key)) is None:
         raise UsageError(f"abc-{key} is not finished: repeat `sbiflow abc`")
     kept = Kept.of(run.abc(key), simulator)
@@ -83,12 +85,12 @@ def _of_abc(run: Run, key: str, simulator: Any) -> tuple[Outputs, Iterator[Gener
     return read_arrays(run.abc(key) / "observation.npz"), _generations(kept, epsilon)
 
 
-def _generations(kept: Kept, epsilon: list[float]) -> Iterator[Generation]:
+def _generations(kept: Kept, epsilon: list[float]) -> Iterator[ParticleGeneration]:
     for generation, largest in enumerate(epsilon):
         results = kept.read(generation)
         found = [r.particle for r in results.values() if r.accepted and r.particle is not None]
         weight = np.array([particle.weight for particle in found])
-        yield Generation(
+        yield ParticleGeneration(
             largest,
             np.stack([kept.prior.coordinates.theta(particle.parameter) for particle in found]),
             weight / weight.sum(),
@@ -98,7 +100,7 @@ def _generations(kept: Kept, epsilon: list[float]) -> Iterator[Generation]:
         )
 
 
-def _of_prior(store: Store, simulator: Any, observation: Outputs) -> Generation:
+def _of_prior(store: Store, simulator: Any, observation: Outputs) -> ParticleGeneration:
     ids, theta, x, lengths = to_numpy(store)
     observe = Observation.of(simulator, store.identity)
     x = without_row(x) if observe is None else observe(x, ids)
@@ -110,11 +112,11 @@ def _of_prior(store: Store, simulator: Any, observation: Outputs) -> Generation:
     ]
     distance = np.array([euclidean(each, observation) for each in outputs])
     weight = np.full(len(ids), 1 / len(ids))
-    return Generation(float(distance.max()), theta, weight, distance, outputs, len(ids))
+    return ParticleGeneration(float(distance.max()), theta, weight, distance, outputs, len(ids))
 
 
 def _write(
-    path: Path, simulator: Any, observation: Outputs, generations: Iterator[Generation]
+    path: Path, simulator: Any, observation: Outputs, generations: Iterator[ParticleGeneration]
 ) -> None:
     history = pyabc.History(f"sqlite:///{path.resolve()}")
     names = tuple(simulator.prior.names)

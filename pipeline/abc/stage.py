@@ -22,7 +22,7 @@ from pipeline.files import read_arrays, write_arrays
 from pipeline.infer.observation import Observed
 from pipeline.progress import duration, log
 from pipeline.results import POSTERIOR, abc_done, latest_training, write_abc
-from pipeline.run import STREAMS, Run
+from pipeline.run import STREAMS, RunDirectory
 from pipeline.stop import Stop
 from pipeline.store import Store
 from pipeline.store.observation import OBSERVED
@@ -34,7 +34,7 @@ FORMAT = 1  # raised when equal settings would give other particles
 
 def abc(
     config: Config,
-    run: Run,
+    run: RunDirectory,
     observation: Observation,
     *,
     stop: Stop,
@@ -111,7 +111,7 @@ def abc(
 
 
 def repair(
-    config: Config, run: Run, key: str, *, stop: Stop, record: Recorder | None = None
+    config: Config, run: RunDirectory, key: str, *, stop: Stop, record: Recorder | None = None
 ) -> None:
     """Simulate the rows again that the store of a finished ABC run lacks.
 
@@ -148,7 +148,7 @@ def identity(config: Config, key: str, settings: dict[str, Any]) -> dict[str, An
     }
 
 
-def complete(run: Run, done: dict[str, Any]) -> bool:
+def complete(run: RunDirectory, done: dict[str, Any]) -> bool:
     """Return whether the store of a finished ABC run has all its rows; older ones have no store."""
     counted = done.get("rows")
     return counted is None or Store.open(run.abc(done["key"]) / "store").counts()["done"] == counted
@@ -172,7 +172,7 @@ def _first(
     return read_arrays(path)["theta"]
 
 
-def _check(run: Run, observation: Observation) -> None:
+def _check(run: RunDirectory, observation: Observation) -> None:
     """Refuse an observation with other names or shapes than the outputs that are kept, if there are any."""
     for stream in STREAMS:
         if not (run.store(stream) / "store.json").exists():

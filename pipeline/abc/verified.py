@@ -8,14 +8,14 @@ import numpy as np
 
 from pipeline.abc.kept import Kept
 from pipeline.config import load, simulator_of
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.store import Damage, DamagedError, Outcome, Store, verify
 from pipeline.store.observation import PROPOSAL
 
 CLOSE = 1e-6  # difference of log densities that are computed again, also on another machine
 
 
-def verify_abc(run: Run, key: str) -> list[Damage]:
+def verify_abc(run: RunDirectory, key: str) -> list[Damage]:
     """Return all damage of the rows of an ABC run; an empty list means that there is none."""
     store = Store.open(run.abc(key) / "store")
     problems = verify(store)

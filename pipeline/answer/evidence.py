@@ -12,7 +12,7 @@ import numpy as np
 from estimators import OutOfRangeWarning
 from estimators.outputs import MASK
 from pipeline.config import Config
-from pipeline.run import STREAMS, Run
+from pipeline.run import STREAMS, RunDirectory
 from pipeline.store import Store
 from pipeline.store.observation import Observation
 from pipeline.train.dataset import Table, validates
@@ -67,7 +67,7 @@ def element_names(x: dict[str, np.ndarray]) -> list[str]:
     return names
 
 
-def evidence(config: Config, run: Run, simulator: Any, posterior: Any) -> Evidence:
+def evidence(config: Config, run: RunDirectory, simulator: Any, posterior: Any) -> Evidence:
     """Read simulations of a run: training rows, and test and validation rows together."""
     budget = int(posterior.provenance.get("budget", config.budget))
     train, validation = _stream(run, STREAMS[0], budget, simulator, posterior, config)
@@ -79,7 +79,12 @@ def evidence(config: Config, run: Run, simulator: Any, posterior: Any) -> Eviden
 
 
 def _stream(
-    run: Run, stream: str, budget: int, simulator: Any, posterior: Any, config: Config | None
+    run: RunDirectory,
+    stream: str,
+    budget: int,
+    simulator: Any,
+    posterior: Any,
+    config: Config | None,
 ) -> tuple[SimulatedRows, SimulatedRows]:
     """Return rows of a stream, and apart from them those that validate."""
     path, shapes = run.store(stream), posterior.x_shapes

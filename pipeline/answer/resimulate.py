@@ -14,7 +14,7 @@ from pipeline.config import IMPORTED, Config
 from pipeline.errors import UsageError
 from pipeline.files import canonical_text
 from pipeline.progress import duration
-from pipeline.run import STREAMS, Run
+from pipeline.run import STREAMS, RunDirectory
 from pipeline.simulate.stage import simulate_target
 from pipeline.simulate.target import Target, listed
 from pipeline.stop import Stop
@@ -41,7 +41,7 @@ class Resimulated:
     counts: dict[str, int]
 
 
-def default_number(config: Config, run: Run) -> int:
+def default_number(config: Config, run: RunDirectory) -> int:
     """Return how many simulations are made without being asked for.
 
     Raises:
@@ -58,7 +58,7 @@ def default_number(config: Config, run: Run) -> int:
     return SIMULATIONS
 
 
-def _seconds(run: Run) -> float:
+def _seconds(run: RunDirectory) -> float:
     """Return the mean seconds of the first training simulations."""
     path = run.store(STREAMS[0])
     if not (path / "store.json").exists():
@@ -70,7 +70,7 @@ def _seconds(run: Run) -> float:
 
 def resimulate(
     config: Config,
-    run: Run,
+    run: RunDirectory,
     simulator: Any,
     theta: np.ndarray,
     origin: Mapping[str, Any],

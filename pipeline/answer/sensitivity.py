@@ -14,7 +14,7 @@ from evaluation.scale import on_scale
 from pipeline.answer.evidence import Evidence, element_names, flattened, output_names
 from pipeline.errors import PipelineError
 from pipeline.results import DONE, Results
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 
 DRAWS = 400
 MOST_BLOCKS = 40  # of neighbouring elements
@@ -83,7 +83,7 @@ def _blocks(x: dict[str, np.ndarray], width: int) -> list[np.ndarray]:
 
 
 def by_budget(
-    run: Run,
+    run: RunDirectory,
     key: str,
     x: dict[str, np.ndarray],
     scales: tuple[str, ...],

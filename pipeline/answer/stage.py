@@ -34,7 +34,7 @@ from pipeline.imported.stage import parameters
 from pipeline.infer.observation import Observed
 from pipeline.progress import log
 from pipeline.results import Results, advising, latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 from pipeline.train.device import device
 
@@ -59,7 +59,7 @@ class Question:
         checks: whether the checks are done.
     """
 
-    run: Run
+    run: RunDirectory
     draws: int = DRAWS
     training: str | None = None
     sampling_steps: int | None = None

@@ -14,7 +14,7 @@ from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.config import Config
-    from pipeline.run import Run
+    from pipeline.run import RunDirectory
 
 app = typer.Typer(
     name="sbiflow",
@@ -37,7 +37,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 def open_run(
     path: Path, source: Path | None = None, words: list[str] | None = None
-) -> tuple[Config, Run]:
+) -> tuple[Config, RunDirectory]:
     """Return the configuration and the run at a path, both checked against what is there."""
     from pipeline import stages
 
@@ -45,17 +45,17 @@ def open_run(
     return stages.configure(run, source, words or ()), run
 
 
-def folder_run(path: Path) -> Run:
+def folder_run(path: Path) -> RunDirectory:
     """Return the run at a path that is a folder, or can become one."""
-    from pipeline.run import Run
+    from pipeline.run import RunDirectory
 
     for place in (path, *path.parents):
         if os.path.lexists(place) and not place.is_dir():
             raise UsageError(f"-o {path}: {place} is no folder, and a run is one: use another -o")
-    return Run(path)
+    return RunDirectory(path)
 
 
-def existing_run(path: Path) -> Run:
+def existing_run(path: Path) -> RunDirectory:
     """Return the run at a path that has one."""
     run = folder_run(path)
     if not is_run(path):

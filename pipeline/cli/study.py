@@ -74,12 +74,12 @@ def _plan(source: Path | None, folder: Path, words: list[str]) -> tuple[Study, l
 
 def _print_status(plan: Study, folder: Path, as_json: bool) -> None:
     from pipeline import show as showing
-    from pipeline.run import Run
+    from pipeline.run import RunDirectory
     from pipeline.study import show
     from pipeline.study.case import cases
     from pipeline.study.results import states
     from pipeline.submit import stage as submission
 
-    rows, jobs = states(cases(plan, folder)), submission.states(Run(folder))
+    rows, jobs = states(cases(plan, folder)), submission.states(RunDirectory(folder))
     text = show.states(rows) + showing.jobs(jobs)
     print_result({"cases": rows, "jobs": jobs}, as_json, text)

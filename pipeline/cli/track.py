@@ -42,8 +42,8 @@ def follow(
     experiment: Annotated[str, typer.Option(help="Name of the experiment.")],
 ) -> None:
     """Write what is new in the journal until standard input ends: the process beside a command."""
-    from pipeline.run import Run
+    from pipeline.run import RunDirectory
     from pipeline.track import live
 
-    if not live.follow(Run(output), uri, experiment):
+    if not live.follow(RunDirectory(output), uri, experiment):
         raise typer.Exit(1)

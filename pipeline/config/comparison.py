@@ -11,7 +11,7 @@ from pipeline.config.reading import build, override, read
 from pipeline.config.record import recorded
 from pipeline.config.schema import Config
 from pipeline.errors import UsageError
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 
 FIXED = (
     "name",
@@ -49,7 +49,7 @@ def _under(key: str, group: Iterable[str]) -> bool:
     return any(key == name or key.startswith(name + ".") for name in group)
 
 
-def _reconcile(old: Config, new: Config, words: tuple[str, ...], run: Run) -> None:
+def _reconcile(old: Config, new: Config, words: tuple[str, ...], run: RunDirectory) -> None:
     """Refuse a configuration that is another run's."""
     changed = differences(old, new)
     asked = [word.partition("=")[0] for word in words]
@@ -71,7 +71,7 @@ def _reconcile(old: Config, new: Config, words: tuple[str, ...], run: Run) -> No
 
 
 def resolve(
-    run: Run, source: Path | Mapping[str, Any] | None = None, words: Iterable[str] = ()
+    run: RunDirectory, source: Path | Mapping[str, Any] | None = None, words: Iterable[str] = ()
 ) -> Config:
     """Return the configuration of a run: its own, a file's or that of plain values, and never another run's.
 

@@ -14,7 +14,7 @@ import cloudpickle
 import simulators
 from pipeline.errors import UsageError
 from pipeline.files import read_bytes, write_bytes
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from simulators.cell import PLACE
 
 FILE = "simulator.pickle"
@@ -25,20 +25,20 @@ def define(simulator: Any) -> str:
     return simulators.define(simulator.name, lambda: simulator)
 
 
-def keep(run: Run, simulator: Any) -> None:
+def keep(run: RunDirectory, simulator: Any) -> None:
     """Keep the simulator for other processes."""
     run.path.mkdir(parents=True, exist_ok=True)
     write_bytes(run.path / FILE, cloudpickle.dumps(simulator))
 
 
-def restore(run: Run, name: str) -> None:
+def restore(run: RunDirectory, name: str) -> None:
     """Let this process find the simulator of a run where it is kept by value."""
     place, _, attribute = name.rpartition(":")
     if place == PLACE and (run.path / FILE).exists():
         simulators.define(attribute, lambda: _read(run))
 
 
-def _read(run: Run) -> Any:
+def _read(run: RunDirectory) -> Any:
     path = run.path / FILE
     try:
         return pickle.loads(read_bytes(path))

@@ -13,10 +13,10 @@ from pipeline.config.schema import Config, digest
 from pipeline.errors import DamagedError, UsageError
 from pipeline.files import read_text, write_text, writing
 from pipeline.progress import log
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 
 
-def kept(run: Run) -> dict[str, Any] | None:
+def kept(run: RunDirectory) -> dict[str, Any] | None:
     """Return the plain values of a run's configuration, None where there is no run.
 
     Where `config.yml` is damaged, changed or lost, the journal's last configuration counts, and that is said.
@@ -30,7 +30,7 @@ def kept(run: Run) -> dict[str, Any] | None:
     return values
 
 
-def load(run: Run) -> Config:
+def load(run: RunDirectory) -> Config:
     """Return a run's configuration; a `UsageError` where there is no run."""
     values = kept(run)
     if values is None:
@@ -41,7 +41,7 @@ def load(run: Run) -> Config:
     return config
 
 
-def save(config: Config, run: Run) -> None:
+def save(config: Config, run: RunDirectory) -> None:
     """Keep the resolved configuration in the run directory."""
     wanted = text(config.plain())
     try:
@@ -52,7 +52,7 @@ def save(config: Config, run: Run) -> None:
     write_text(run.config, wanted)
 
 
-def mend(config: Config, run: Run) -> None:
+def mend(config: Config, run: RunDirectory) -> None:
     """Write `config.yml` anew where it is damaged, changed or lost: from the journal, or else from `config`."""
     try:
         values, problem = _examine(run)
@@ -68,7 +68,7 @@ def mend(config: Config, run: Run) -> None:
     log(f"{run.config} is written anew; what was there, if anything, is {aside.name}")
 
 
-def recorded(run: Run, needed: bool) -> Config | None:
+def recorded(run: RunDirectory, needed: bool) -> Config | None:
     """Return the configuration of a run; None where there is none, or only damaged ones and it is not `needed`."""
     try:
         values = kept(run)
@@ -85,7 +85,7 @@ def recorded(run: Run, needed: bool) -> Config | None:
     return config
 
 
-def _examine(run: Run) -> tuple[dict[str, Any] | None, str]:
+def _examine(run: RunDirectory) -> tuple[dict[str, Any] | None, str]:
     """Return the configuration that counts, and what is wrong with `config.yml`, "" if nothing.
 
     An earlier one of the journal's in place of the last was put there by someone else.

@@ -20,7 +20,7 @@ from pipeline.config import build
 from pipeline.errors import PipelineError
 from pipeline.evaluate.blocks import TestBlock
 from pipeline.evaluate.work import Evaluation
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 
 WORTH_PROCESSES = 20.0  # seconds of work left, from which on other processes help
@@ -118,7 +118,7 @@ def _begin(plain: str, path: str, key: str, parent: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     config = build(json.loads(plain))
     torch.set_num_threads(config.train.threads)
-    _evaluation = Evaluation(config, Run(Path(path)), key)
+    _evaluation = Evaluation(config, RunDirectory(Path(path)), key)
 
 
 def _end_with(parent: int) -> None:

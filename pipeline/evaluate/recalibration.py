@@ -10,7 +10,7 @@ from pipeline.config import Config, build, simulator_of
 from pipeline.errors import UsageError
 from pipeline.progress import log
 from pipeline.results import POSTERIOR, Results
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.store import Store
 from pipeline.store.observation import Observation
 from pipeline.train.dataset import Table
@@ -20,7 +20,7 @@ LEAST = 20  # rows: with fewer, levels beyond 5 % and 95 % are not even known in
 
 def recalibrate(
     config: Config,
-    run: Run,
+    run: RunDirectory,
     results: Results,
     posterior: Posterior,
     sampling_steps: Sequence[int | None],

@@ -33,7 +33,7 @@ from pipeline.files import read_arrays, write_arrays
 from pipeline.locks import lock
 from pipeline.progress import log
 from pipeline.results import advising
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.store.chunks import ChunkedArray
 from pipeline.streams import RunStream
 
@@ -53,7 +53,7 @@ class Reference:
     """
 
     config: Config
-    run: Run
+    run: RunDirectory
     name: str
     test_digest: str
     sets: TestSimulations

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import UsageError
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.store import Store, to_numpy
 from pipeline.store.observation import Observation, without_row
 from pipeline.train.dataset import Table
@@ -82,7 +82,7 @@ def _check_shapes(table: Table, wanted: Mapping[str, tuple[int, ...]]) -> None:
             )
 
 
-def open_test_store(run: Run, test: int) -> Store:
+def open_test_store(run: RunDirectory, test: int) -> Store:
     """Return the store of the test simulations.
 
     Raises:

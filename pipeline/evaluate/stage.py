@@ -23,7 +23,7 @@ from pipeline.events import Recorder
 from pipeline.files import write_arrays
 from pipeline.progress import Progress, duration, log
 from pipeline.results import DRAWS, latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 from pipeline.store import Store
 from pipeline.usage import Usage
@@ -32,7 +32,12 @@ EVENT_SECONDS = 5.0  # between two events for the journal
 
 
 def evaluate(
-    config: Config, run: Run, *, stop: Stop, record: Recorder | None = None, key: str | None = None
+    config: Config,
+    run: RunDirectory,
+    *,
+    stop: Stop,
+    record: Recorder | None = None,
+    key: str | None = None,
 ) -> dict[str, Any]:
     """Measure a trained posterior on the test simulations, or find it measured.
 
@@ -162,7 +167,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _shares(config: Config, run: Run, budget: int) -> dict[str, Any]:
+def _shares(config: Config, run: RunDirectory, budget: int) -> dict[str, Any]:
     """Return for each stream how many simulations are not ok, and are left out of the metrics."""
     shares = {}
     for stream, size in (config.budgets | {"train": budget}).items():

@@ -29,7 +29,7 @@ from pipeline.evaluate.simulations import TestSimulations, open_test_store
 from pipeline.imported.stage import parameters
 from pipeline.progress import log
 from pipeline.results import DRAWS, Results, advising
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 from pipeline.store.observation import Observation
 from pipeline.streams import EvaluationStream
@@ -58,7 +58,7 @@ class Evaluation:
         UsageError: no posterior, no test simulations, unknown metric or reference.
     """
 
-    def __init__(self, config: Config, run: Run, key: str) -> None:
+    def __init__(self, config: Config, run: RunDirectory, key: str) -> None:
         self.config, self.run, self.key = config, run, key
         self.asked = config.evaluate
         self.results = Results(run, key)

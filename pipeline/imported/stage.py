@@ -14,7 +14,7 @@ from pipeline import config as configuration
 from pipeline.config import IMPORTED, Config
 from pipeline.errors import UsageError
 from pipeline.imported.arrays import Arrays, read_arrays
-from pipeline.run import STREAMS, Run
+from pipeline.run import STREAMS, RunDirectory
 from pipeline.store import Outcome, Store, import_arrays
 from pipeline.store.exchange import check_outputs, checked_theta
 from pipeline.streams import RunStream
@@ -117,7 +117,7 @@ def _check_inside(theta: np.ndarray, prior: simulators.Prior) -> None:
         )
 
 
-def configure(pairs: Pairs, run: Run, test: int, words: Iterable[str]) -> Config:
+def configure(pairs: Pairs, run: RunDirectory, test: int, words: Iterable[str]) -> Config:
     """Return the configuration of a run of these pairs, with overrides.
 
     Raises:
@@ -137,7 +137,7 @@ def configure(pairs: Pairs, run: Run, test: int, words: Iterable[str]) -> Config
     return config
 
 
-def import_pairs(config: Config, run: Run, pairs: Pairs) -> dict[str, Store]:
+def import_pairs(config: Config, run: RunDirectory, pairs: Pairs) -> dict[str, Store]:
     """Write the pairs to the stores of a run; a repeat with the same pairs completes what is missing.
 
     Raises:
@@ -166,14 +166,14 @@ def import_pairs(config: Config, run: Run, pairs: Pairs) -> dict[str, Store]:
     return stores
 
 
-def parameters(run: Run, most: int, rng: np.random.Generator) -> np.ndarray:
+def parameters(run: RunDirectory, most: int, rng: np.random.Generator) -> np.ndarray:
     """Return the parameters of at most so many training rows that are ok, drawn without replacement."""
     store = Store.open(run.store("train"))
     ids = store.ids(Outcome.OK)
     return store.rows(np.sort(rng.permutation(ids)[:most])).theta
 
 
-def require_complete(config: Config, run: Run, retry: str | None = None) -> None:
+def require_complete(config: Config, run: RunDirectory, retry: str | None = None) -> None:
     """Check that a run has all simulations of its budgets, as it has no simulator to run more.
 
     Raises:

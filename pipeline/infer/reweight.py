@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.config import load, simulator_of
 from pipeline.errors import UsageError
 from pipeline.progress import log
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 
 if TYPE_CHECKING:
     from estimators import Posterior
@@ -21,7 +21,7 @@ Observations = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Weighted:
+class WeightedDraws:
     """Weighted draws for B observations.
 
     Attributes:
@@ -40,14 +40,14 @@ class Weighted:
 
 
 def reweighted(
-    run: Run,
+    run: RunDirectory,
     posterior: Posterior,
     observations: Observations,
     x: Observations,
     n: int,
     sampling_steps: int | None,
     seed: int,
-) -> Weighted:
+) -> WeightedDraws:
     """Draw from the posterior, or from a flow fitted to its draws, and weight by prior and likelihood.
 
     Arguments:
@@ -73,7 +73,7 @@ def weigh(
     n: int,
     sampling_steps: int | None,
     seed: int,
-) -> Weighted:
+) -> WeightedDraws:
     """Draw and weight, see `reweighted`, with a simulator that has a likelihood."""
     from estimators.importance import importance
 
@@ -101,7 +101,7 @@ def weigh(
             f"log evidence {found[-1].log_evidence:.4g}, Pareto k {found[-1].k:.2f}"
             + ("" if found[-1].reliable else ": not reliable")
         )
-    return Weighted(
+    return WeightedDraws(
         theta,
         np.stack([one.weights for one in found]),
         np.array([one.ess for one in found]),

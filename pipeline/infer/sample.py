@@ -26,7 +26,7 @@ from pipeline.infer.observation import Observed
 from pipeline.infer.reweight import reweighted
 from pipeline.progress import Progress, log
 from pipeline.results import Results, advising, latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.train.device import device
 
 MAX_STEPS = 10_000  # sampling steps
@@ -43,7 +43,7 @@ def read_sampling_steps(word: str) -> int:
 
 
 def sample(
-    run: Run,
+    run: RunDirectory,
     observation: dict[str, np.ndarray],
     n: int,
     sampling_steps: int | None,

@@ -19,7 +19,7 @@ from pipeline.errors import PipelineError, UsageError
 from pipeline.imported.arrays import reading, require_numbers
 from pipeline.progress import Progress
 from pipeline.results import Results, advising, latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.train.device import device
 
 if TYPE_CHECKING:
@@ -39,14 +39,16 @@ class InverseProblem:
         settings, operator_settings: of the method and of the operator.
     """
 
-    run: Run
+    run: RunDirectory
     operator_name: str
     method: str
     settings: Mapping[str, Any]
     operator_settings: Mapping[str, Any]
 
     @classmethod
-    def of(cls, run: Run, operator: str, method: str, words: Iterable[str] = ()) -> InverseProblem:
+    def of(
+        cls, run: RunDirectory, operator: str, method: str, words: Iterable[str] = ()
+    ) -> InverseProblem:
         """Return the problem of a command, whose words are `key=value` or `operator.key=value`.
 
         Raises:

@@ -10,7 +10,7 @@ from pipeline.config import Config
 from pipeline.errors import UsageError
 from pipeline.plan.noise import observation_of
 from pipeline.progress import log
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.spec import SimulationSpec
 from pipeline.store import Outcome, Rows
 from pipeline.store.observation import without_row
@@ -38,7 +38,9 @@ def approve(config: Config, spec: SimulationSpec, rows: Rows) -> None:
     try_estimator(config, spec.simulator.prior, x, rows.lengths)
 
 
-def approval(config: Config, run: Run, trains: bool) -> Callable[[SimulationSpec, Rows], None]:
+def approval(
+    config: Config, run: RunDirectory, trains: bool
+) -> Callable[[SimulationSpec, Rows], None]:
     """Return what looks at the first outputs for the simulation stage, once.
 
     Arguments:

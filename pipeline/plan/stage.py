@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.config import IMPORTED, Config, simulator_of
 from pipeline.errors import UsageError
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.forecast import Workload, forecast
 from pipeline.simulate.seed import generators
 from pipeline.store import Store
@@ -73,7 +73,7 @@ def probe(config: Config) -> Probe:
     return Probe(statistics.median(seconds), row_bytes, outputs, len(seconds), spread)
 
 
-def plan(config: Config, run: Run, workers: int | None = None) -> dict[str, Any]:
+def plan(config: Config, run: RunDirectory, workers: int | None = None) -> dict[str, Any]:
     """Say what `run` would do: per stream what is there and what is missing, and its cost.
 
     Arguments:

@@ -14,34 +14,34 @@ from pipeline.config import Config, flat
 from pipeline.imported.stage import Pairs
 from pipeline.imported.stage import configure as configure_pairs
 from pipeline.results import Results
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 from pipeline.store import Store, to_numpy
 from pipeline.store.observation import Observation, without_row
 
 
 @dataclass(frozen=True)
-class Part:
+class OkRows:
     """Rows of one store that are ok: theta (n, D), outputs (n, ...) and lengths (n,) of ragged ones, by name."""
 
     theta: np.ndarray
     x: dict[str, np.ndarray]
     lengths: dict[str, np.ndarray]
 
-    def take(self, chosen: np.ndarray) -> Part:
+    def take(self, chosen: np.ndarray) -> OkRows:
         """Return the rows at positions or where a mask (n,) is true."""
         x = {name: values[chosen] for name, values in self.x.items()}
-        return Part(self.theta[chosen], x, {k: v[chosen] for k, v in self.lengths.items()})
+        return OkRows(self.theta[chosen], x, {k: v[chosen] for k, v in self.lengths.items()})
 
 
-def read_part(store: Store, most: int | None, simulator: Any) -> Part:
+def read_part(store: Store, most: int | None, simulator: Any) -> OkRows:
     """Return the rows of a store below an id, with what is observed of their outputs."""
     ids, theta, x, lengths = to_numpy(store, most)
     observe = Observation.of(simulator, store.identity)
-    return Part(theta, without_row(x) if observe is None else observe(x, ids), lengths)
+    return OkRows(theta, without_row(x) if observe is None else observe(x, ids), lengths)
 
 
-def joined(parts: Sequence[Part], prior: Any) -> Pairs:
+def joined(parts: Sequence[OkRows], prior: Any) -> Pairs:
     """Return parts one after the other."""
     x = {name: _joined([part.x[name] for part in parts]) for name in parts[0].x}
     lengths = {n: np.concatenate([part.lengths[n] for part in parts]) for n in parts[0].lengths}
@@ -58,7 +58,7 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def trained(config: Config, run: Run, pairs: Pairs, stop: Stop, **train: Any) -> Any:
+def trained(config: Config, run: RunDirectory, pairs: Pairs, stop: Stop, **train: Any) -> Any:
     """Train on rows as a run of their own; return the posterior.
 
     Arguments:

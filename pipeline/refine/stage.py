@@ -31,7 +31,7 @@ from pipeline.progress import log
 from pipeline.refine.region import DRAWS, Region, contained, truncated
 from pipeline.refine.rows import joined, read_part, trained
 from pipeline.results import Results, latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.stage import simulate_target
 from pipeline.simulate.target import Target, listed
 from pipeline.stop import Stop
@@ -59,7 +59,7 @@ class Round:
     """
 
     folder: Path
-    run: Run
+    run: RunDirectory
     regions: list[Region]
     share: float
     digest: str
@@ -140,14 +140,14 @@ def _round(
     stop.check("refine")
     earlier = [(Store.open(one.folder / "store"), one.simulations) for one in done]
     pairs = _rows(question, [*earlier, (store, count)], regions)
-    run = Run(folder / f"run-{len(pairs.theta)}")
+    run = RunDirectory(folder / f"run-{len(pairs.theta)}")
     # rows follow the truncated prior
     posterior = trained(question.config, run, pairs, stop, prior_weights=False)
     rows = len(pairs.theta)
     return Round(folder, run, regions, share, store.digest(count), count, rows, posterior)
 
 
-def _weights(run: Run, key: str | None = None) -> str | None:
+def _weights(run: RunDirectory, key: str | None = None) -> str | None:
     """Return the checksum of the posterior that a round begins with."""
     return Results(run, key or latest_training(run)).weights_digest()
 

@@ -22,14 +22,14 @@ from pipeline.errors import UsageError
 from pipeline.imported.stage import Pairs
 from pipeline.progress import log
 from pipeline.refine.rows import joined, read_part, trained
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 from pipeline.store import Store
 from pipeline.store.observation import PROPOSAL
 
 
 @dataclass(frozen=True)
-class Weighted:
+class WeightedTraining:
     """A training on rows of the prior and of ABC.
 
     Attributes:
@@ -38,12 +38,12 @@ class Weighted:
         posterior: what came of it.
     """
 
-    run: Run
+    run: RunDirectory
     rows: int
     posterior: Any
 
 
-def weighted_pairs(config: Config, run: Run, key: str) -> Pairs:
+def weighted_pairs(config: Config, run: RunDirectory, key: str) -> Pairs:
     """Return the training simulations of a run and those of one of its ABC runs, with `proposal_log_prob`.
 
     Arguments:
@@ -70,7 +70,9 @@ def weighted_pairs(config: Config, run: Run, key: str) -> Pairs:
     return Pairs(pairs.names, pairs.theta, pairs.x | {PROPOSAL: log_q}, pairs.lengths, pairs.prior)
 
 
-def train_weighted(config: Config, run: Run, key: str, stop: Stop, **train: Any) -> Weighted:
+def train_weighted(
+    config: Config, run: RunDirectory, key: str, stop: Stop, **train: Any
+) -> WeightedTraining:
     """Train on the rows of the prior and of an ABC run, as a run of its own in the folder of the ABC run.
 
     Arguments:
@@ -85,5 +87,5 @@ def train_weighted(config: Config, run: Run, key: str, stop: Stop, **train: Any)
     pairs = weighted_pairs(config, run, key)
     rows = len(pairs.theta)
     log(f"abc: trains on {rows} rows of the prior and of {key}, weighted by their proposals")
-    own = Run(run.abc(key) / f"run-{rows}")
-    return Weighted(own, rows, trained(config, own, pairs, stop, **train))
+    own = RunDirectory(run.abc(key) / f"run-{rows}")
+    return WeightedTraining(own, rows, trained(config, own, pairs, stop, **train))

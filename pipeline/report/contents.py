@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config import Config, load
 from pipeline.errors import UsageError
 from pipeline.results import Results, latest_training
-from pipeline.run import STREAMS, Run
+from pipeline.run import STREAMS, RunDirectory
 from pipeline.simulate import sources
 from pipeline.store import Store
 from pipeline.tolerant_reader import TolerantReader
@@ -72,7 +72,7 @@ class TrainingContents:
 class RunContents:
     """The contents of a run directory, each read at first use."""
 
-    run: Run
+    run: RunDirectory
 
     @cached_property
     def reader(self) -> TolerantReader:

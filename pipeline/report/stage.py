@@ -15,7 +15,7 @@ from pipeline.report.contents import RunContents, count
 from pipeline.report.page import Headline
 from pipeline.report.pictures import posterior_pictures, simulation_pictures
 from pipeline.report.verdict import ROUNDING, verdicts
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.sources import told
 
 SHOWN_FAILURES = 20
@@ -27,7 +27,7 @@ COMPARED = (
 KINDS = ("failed", "timeout", "invalid")
 
 
-def report(run: Run) -> Path:
+def report(run: RunDirectory) -> Path:
     """Write `report.html` and return where it is.
 
     Raises:

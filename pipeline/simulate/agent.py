@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pipeline.simulate.actor import Report, WorkerSetup
-    from pipeline.simulate.agent_loop import AgentWork, Order
+    from pipeline.simulate.agent_loop import AgentWork, BlockOrder
     from pipeline.simulate.work import Work
     from pipeline.store import Rows, Schema
 
@@ -50,8 +50,8 @@ class SimulationAgent:
         self._parts: Any = agent_loop
         self.started = False
         self._changed = threading.Condition()
-        self._orders: dict[int, Order] = {}
-        self._arrived: SimpleQueue[Order] = SimpleQueue()
+        self._orders: dict[int, BlockOrder] = {}
+        self._arrived: SimpleQueue[BlockOrder] = SimpleQueue()
         self._session = agent_loop.AgentSession(self)
         self._work: AgentWork | None = None
         self._stop = SimpleNamespace(requested=False)
@@ -88,7 +88,7 @@ class SimulationAgent:
             UsageError: the outputs are not of the schema.
             PipelineError: the rows cannot be written, or workers die before they finish a simulation.
         """
-        order: Order = self._parts.Order.of(ids)
+        order: BlockOrder = self._parts.BlockOrder.of(ids)
         with self._changed:
             self._orders[block] = order
             self._arrived.put(order)
@@ -117,7 +117,7 @@ class SimulationAgent:
         self.stop()
         self._thread.join()
 
-    def _answer(self, block: int, order: Order) -> Report:
+    def _answer(self, block: int, order: BlockOrder) -> Report:
         self._await(lambda: not order.left or order.asks)
         with self._changed:
             report = order.report()

@@ -18,7 +18,13 @@ from pipeline.simulate.work import Work
 from pipeline.store import Outcome, Rows, Schema, Spool
 
 __all__ = [
-    "AgentLoop", "AgentSession", "AgentWork", "Closed", "Order", "ProcessPool", "Report",
+    "AgentLoop",
+    "AgentSession",
+    "AgentWork",
+    "BlockOrder",
+    "Closed",
+    "ProcessPool",
+    "Report",
 ]  # fmt: skip
 
 
@@ -40,7 +46,7 @@ class Closed(Exception):
 
 
 @dataclass(eq=False)
-class Order:
+class BlockOrder:
     """A block of ids from the driver, and what was settled of it since the last report."""
 
     ids: np.ndarray
@@ -51,7 +57,7 @@ class Order:
     asks: bool = False  # the rest waits for `open`
 
     @classmethod
-    def of(cls, ids: Sequence[int]) -> Order:
+    def of(cls, ids: Sequence[int]) -> BlockOrder:
         numbers = np.asarray(ids, np.int64)
         return cls(numbers, len(numbers))
 

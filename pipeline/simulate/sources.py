@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.errors import DamagedError, UsageError
 from pipeline.files import read_document, write_document
 from pipeline.progress import log
-from pipeline.run import STREAMS, Run
+from pipeline.run import STREAMS, RunDirectory
 from pipeline.store import Store
 from simulators.source import Source
 
@@ -103,7 +103,7 @@ def record(store: Path, simulator: Any) -> None:
     write_document(store / FILE, {"sources": [entry.spec() for entry in entries]})
 
 
-def accept(run: Run, simulator: Any) -> None:
+def accept(run: RunDirectory, simulator: Any) -> None:
     """Record that a simulator of another source may continue all stores of a run."""
     for stream in STREAMS:
         if (run.store(stream) / "store.json").exists():

@@ -20,7 +20,7 @@ from cluster.connection import RayCluster
 from pipeline.errors import PipelineError, UsageError
 from pipeline.events import Recorder
 from pipeline.progress import Progress, log
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate import sources
 from pipeline.simulate.agent_driver import AgentDriver
 from pipeline.simulate.brief import Brief, begins_here, this_machine
@@ -51,7 +51,7 @@ __all__ = ["SimulateResult", "connected", "simulate", "simulate_target"]
 
 def simulate(
     config: Any,
-    run: Run,
+    run: RunDirectory,
     stream: str = "train",
     *,
     stop: Stop,
@@ -89,7 +89,7 @@ def simulate(
 
 def simulate_target(
     config: Any,
-    run: Run,
+    run: RunDirectory,
     target: Target,
     *,
     stop: Stop,
@@ -134,7 +134,7 @@ class _Simulation:
     """The simulation of the ids that a store lacks."""
 
     config: Any
-    run_: Run
+    run_: RunDirectory
     target: Target
     store: StoreSession
     stop: Stop

@@ -29,7 +29,7 @@ LARGEST = 1.25  # of the target size; larger merges become several shards
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardRows:
     """The rows of one shard that count."""
 
     shard: Shard
@@ -53,17 +53,17 @@ class ShardTarget:
     rows: int
     bytes: int
 
-    def size(self, *parts: Part) -> float:
+    def size(self, *parts: ShardRows) -> float:
         """Return the size of parts as one shard, 1 for the target: ragged outputs are padded to the longest."""
         rows, width = sum(p.rows for p in parts), max(p.row_bytes for p in parts)
         return max(rows / self.rows, rows * width / self.bytes)
 
-    def groups(self, parts: list[Part]) -> list[list[Part]]:
+    def groups(self, parts: list[ShardRows]) -> list[list[ShardRows]]:
         """Return which parts should become one shard, or a few, none of them small where possible."""
         chosen = self._chosen(parts)
         if len(chosen) < 2:
             return []
-        groups: list[list[Part]] = [[]]
+        groups: list[list[ShardRows]] = [[]]
         for part in sorted(chosen, key=lambda part: part.shard.manifest.ids):
             if groups[-1] and self.size(*groups[-1], part) > LARGEST:
                 groups.append([])
@@ -73,7 +73,7 @@ class ShardTarget:
             groups[-2:] = [last]
         return [group for group in groups if len(group) > 1]
 
-    def _chosen(self, parts: list[Part]) -> list[Part]:
+    def _chosen(self, parts: list[ShardRows]) -> list[ShardRows]:
         by_size = sorted(parts, key=lambda part: part.rows)
         small = [part for part in by_size if self.size(part) < SMALL]
         large = [part for part in by_size if self.size(part) >= SMALL]
@@ -103,7 +103,7 @@ def compact(store: Store, rows: int, write: Callable[[Rows], None], own_session:
     if not index.shards or any(other != own_session for other in own_session.parent.iterdir()):
         return
     found = dict(index.by_shard())
-    parts = [Part(shard, found.get(shard, index.where(slice(0)))) for shard in index.shards]
+    parts = [ShardRows(shard, found.get(shard, index.where(slice(0)))) for shard in index.shards]
     parts = [part for part in parts if not _contradicts(part, index)]
     last = index.shards[-1]  # its number must stay the highest
     _put_aside(store, {part.shard for part in parts if not part.rows} - {last})
@@ -116,7 +116,7 @@ def compact(store: Store, rows: int, write: Callable[[Rows], None], own_session:
         _put_aside(store, {part.shard for part in group})
 
 
-def _contradicts(part: Part, index: Index) -> bool:
+def _contradicts(part: ShardRows, index: Index) -> bool:
     """Whether an ok row that does not count differs from the one that does: `verify` must find it."""
     if part.rows == part.shard.manifest.rows:
         return False
@@ -127,7 +127,7 @@ def _contradicts(part: Part, index: Index) -> bool:
     return not np.array_equal(mine.column("hash"), theirs.column("hash"))
 
 
-def _merged(group: list[Part], pieces: int, schema: Schema | None) -> Iterator[Rows]:
+def _merged(group: list[ShardRows], pieces: int, schema: Schema | None) -> Iterator[Rows]:
     """Yield the rows of several shards that count, compared with their hashes, in that many pieces."""
     batches = [ShardView(part.shard, part.index, schema).with_failures() for part in group]
     rows = concatenate(batches, schema)

@@ -15,7 +15,7 @@ from pipeline.config.reading import anchored, assign
 from pipeline.errors import DamagedError, PipelineError, UsageError
 from pipeline.files import read_document, write_document
 from pipeline.results import Results
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.study.naming import case_name, labelled
 from pipeline.study.schema import Study, case_settings
 
@@ -40,7 +40,7 @@ class StudyCase:
     labels: dict[str, str]
     settings: dict[str, Any]
     config: Config
-    run: Run
+    run: RunDirectory
 
     @property
     def digest(self) -> str:
@@ -115,7 +115,7 @@ def _case(
         config = configuration.build(anchored(values, Path.cwd()))
     except UsageError as error:
         raise UsageError(f"case {name}: {error}") from None
-    return StudyCase(name, labels, settings, config, Run(folder / CASES / name))
+    return StudyCase(name, labels, settings, config, RunDirectory(folder / CASES / name))
 
 
 def _check_separate(settings: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from pipeline.report.contents import count
 from pipeline.report.page import Headline
 from pipeline.report.pictures import NULLS, Picture
 from pipeline.results import Results
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.study import curve as curves
 from pipeline.study.case import CASES
 from pipeline.study.show import COLUMNS, table
@@ -212,7 +212,8 @@ def _calibration(result: Row, folder: Path) -> Iterator[Picture]:
     for case in done:
         if case["budget"] == largest:
             evaluated = (
-                Results(Run(folder / CASES / case["name"]), case["training"]).evaluated() or {}
+                Results(RunDirectory(folder / CASES / case["name"]), case["training"]).evaluated()
+                or {}
             )
             fractions = evaluated.get("metrics", {}).get("sbc", {}).get("fractions")
             if fractions is not None:

@@ -15,7 +15,7 @@ from pipeline.errors import DamagedError
 from pipeline.evaluate.metric import numbers
 from pipeline.files import read_document, write_document
 from pipeline.progress import log
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.study.case import CASES, StudyCase
 from pipeline.study.curve import learning_curves
 from pipeline.study.schema import Study
@@ -71,7 +71,7 @@ def states(found: Sequence[StudyCase]) -> list[dict[str, Any]]:
     return rows
 
 
-def curves_of(run: Run) -> list[dict[str, Any]]:
+def curves_of(run: RunDirectory) -> list[dict[str, Any]]:
     """Return the learning curves of the study that a run is a case of, for its combination; none elsewhere."""
     folder = run.path.parent.parent
     if run.path.parent.name != CASES or not (folder / RESULT).exists():

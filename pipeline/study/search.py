@@ -23,7 +23,7 @@ from pipeline.config.reading import assign
 from pipeline.errors import PipelineError, UsageError
 from pipeline.files import write_document, write_whole
 from pipeline.progress import Progress, log
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.stage import connected
 from pipeline.stop import Stop
 from pipeline.study.case import StudyCase, steps_of
@@ -100,7 +100,7 @@ class SearchRun:
             assign(values, key, value)
         labels = {key: label(value) for key, value in settings.items()}
         name = f"trial-{number:04d}"
-        run = Run(self.folder / TRIALS / name)
+        run = RunDirectory(self.folder / TRIALS / name)
         return StudyCase(name, labels, dict(settings), configuration.build(values), run)
 
     # --- the search ------------------------------------------------------------------------------

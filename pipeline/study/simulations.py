@@ -22,7 +22,7 @@ from pipeline.config import IMPORTED, Config, flat
 from pipeline.config.comparison import FIXED
 from pipeline.errors import UsageError
 from pipeline.files import canonical, canonical_text, writing
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.setup import check_failed, identity, spec_of
 from pipeline.stop import Stop
 from pipeline.store import Store
@@ -50,9 +50,9 @@ class Simulations:
     name: str
     differs: dict[str, Any]
     config: Config
-    run: Run
+    run: RunDirectory
     cases: tuple[StudyCase, ...]
-    source: Run | None = None
+    source: RunDirectory | None = None
 
     def missing(self) -> dict[str, int]:
         """Return how many simulations of each stream are still to run."""
@@ -131,7 +131,7 @@ def simulations(cases: Sequence[StudyCase], folder: Path) -> list[Simulations]:
             name,
             {key: settings[name].get(key) for key in differing},
             _largest(group),
-            Run(folder / SIMULATIONS / name),
+            RunDirectory(folder / SIMULATIONS / name),
             tuple(group),
         )
         for name, group in groups.items()
@@ -144,7 +144,7 @@ def from_run(shared: Sequence[Simulations], path: str) -> list[Simulations]:
     Raises:
         UsageError: it has none, or none of the study's.
     """
-    run = Run(Path(path))
+    run = RunDirectory(Path(path))
     if not (run.store("train") / "store.json").exists():
         raise UsageError(f"simulations = {path!r} is no run with simulations")
     taken = [replace(one, source=run) if _same(run, one.config) else one for one in shared]
@@ -155,7 +155,7 @@ def from_run(shared: Sequence[Simulations], path: str) -> list[Simulations]:
     return taken
 
 
-def _same(run: Run, config: Config) -> bool:
+def _same(run: RunDirectory, config: Config) -> bool:
     """Return whether a run has the simulations that a configuration asks for."""
     path = run.store("train")
     if config.simulator.name == IMPORTED:

@@ -9,7 +9,7 @@ from typing import Any
 from cluster.batch import Job, Value
 from pipeline.config import Config
 from pipeline.errors import UsageError
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.study import schema
 from pipeline.study.stage import prepare
 from pipeline.submit.chain import python_words
@@ -40,7 +40,7 @@ def submit_study(
     if "array" not in asked:
         raise UsageError("a study is a job array and needs to know how many tasks: --array=0-7")
     job = _job(config, study.name, folder.resolve(), asked)
-    return submit_jobs(config, Run(folder), [job], dry, lambda: schema.keep(study, folder))
+    return submit_jobs(config, RunDirectory(folder), [job], dry, lambda: schema.keep(study, folder))
 
 
 def _job(config: Config, name: str, folder: Path, options: Mapping[str, Value]) -> Job:

@@ -12,7 +12,7 @@ from pipeline.config import Config, flat
 from pipeline.errors import PipelineError, UsageError
 from pipeline.progress import log
 from pipeline.results import Results
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.study.case import CASES, StudyCase
 from pipeline.track.view import view_tags
 
@@ -40,7 +40,7 @@ def sync(result: Mapping[str, Any], folder: Path, cases: Sequence[StudyCase]) ->
     from evaluation.tracking.publisher import Publisher
     from evaluation.tracking.record import TrackingError
 
-    own, settings = Run(folder), cases[0].config.track
+    own, settings = RunDirectory(folder), cases[0].config.track
     uri, experiment = settings.uri or own.tracking_uri, settings.experiment or result["name"]
     artefacts = own.path.resolve() / "artefacts"
     rows = {row["name"]: row for row in result["cases"] if row["state"] == "complete"}
@@ -124,7 +124,7 @@ def _points(row: Mapping[str, Any], folder: Path, time: int) -> Iterator[Point]:
     """Yield the losses by optimiser step, and the metrics by sampling steps."""
     from evaluation.tracking.record import Point
 
-    for step in Results(Run(folder / CASES / row["name"]), row["training"]).curves() or []:
+    for step in Results(RunDirectory(folder / CASES / row["name"]), row["training"]).curves() or []:
         for name in LOSSES:
             if (value := step.get(name)) is not None and math.isfinite(value):
                 yield Point(f"loss/{name}", float(value), int(step["step"]), time)

@@ -12,7 +12,7 @@ import cluster
 from cluster.batch import Job, Value
 from pipeline.config import Config
 from pipeline.errors import UsageError
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 
 STAGES = ("simulate", "train", "evaluate")
 
@@ -72,7 +72,7 @@ def options(words: Iterable[str]) -> tuple[dict[str, Value], list[str]]:
 
 def chain(
     config: Config,
-    run: Run,
+    run: RunDirectory,
     stage: str,
     system: tuple[str, cluster.System],
     options: Mapping[str, Value],
@@ -103,12 +103,12 @@ def chain(
     return jobs
 
 
-def _gate(config: Config, run: Run) -> tuple[str, ...]:
+def _gate(config: Config, run: RunDirectory) -> tuple[str, ...]:
     """Return the command that asks whether all simulations are there."""
     return (*python_words(config), "-m", "pipeline.submit.gate", str(run.path.resolve()))
 
 
-def _stages(config: Config, run: Run, stage: str) -> tuple[str, ...]:
+def _stages(config: Config, run: RunDirectory, stage: str) -> tuple[str, ...]:
     """Return the stages to queue: as asked, without simulations that are all there."""
     if stage not in (*STAGES, "all"):
         raise UsageError(f"--stage {stage!r}: valid are {', '.join(STAGES)}, all")
@@ -120,7 +120,7 @@ def _stages(config: Config, run: Run, stage: str) -> tuple[str, ...]:
     return (stage,)
 
 
-def _missing(config: Config, run: Run) -> int:
+def _missing(config: Config, run: RunDirectory) -> int:
     from pipeline.store import Store
 
     paths = {stream: run.store(stream) for stream in config.budgets}
@@ -131,7 +131,12 @@ def _missing(config: Config, run: Run) -> int:
 
 
 def _job(
-    config: Config, run: Run, system: str, stage: str, options: Mapping[str, Value], layout: Layout
+    config: Config,
+    run: RunDirectory,
+    system: str,
+    stage: str,
+    options: Mapping[str, Value],
+    layout: Layout,
 ) -> Job:
     settings = config.cluster
     python = python_words(config)

@@ -8,14 +8,14 @@ from pathlib import Path
 from cluster.batch import Job, seconds, size
 from pipeline.config import Config
 from pipeline.errors import UsageError
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.setup import worker_memory
 
 OURS = ("dependency", "ntasks", "ntasks-per-node", "output", "parsable", "signal", "wrap")
 LOCAL = {"devtmpfs", "overlay", "ramfs", "squashfs", "tmpfs"}  # file systems of one machine
 
 
-def check(config: Config, run: Run, job: Job) -> None:
+def check(config: Config, run: RunDirectory, job: Job) -> None:
     """Refuse a job that would wait for hours and then fail.
 
     Raises:

@@ -12,12 +12,12 @@ from pathlib import Path
 from pipeline.config import Config, load
 from pipeline.ending import ending
 from pipeline.errors import UsageError
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.setup import check_failed
 from pipeline.store import Store
 
 
-def gate(config: Config, run: Run) -> None:
+def gate(config: Config, run: RunDirectory) -> None:
     """Refuse to go on without simulations, or with too many that failed.
 
     Raises:
@@ -39,7 +39,7 @@ def gate(config: Config, run: Run) -> None:
 
 def main() -> None:
     """Exit with 0, or with the code of the error and its message."""
-    run = Run(Path(sys.argv[1]))
+    run = RunDirectory(Path(sys.argv[1]))
     with ending():
         gate(load(run), run)
 

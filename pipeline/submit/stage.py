@@ -21,7 +21,7 @@ from pipeline.errors import DamagedError, LockedError, PipelineError, UsageError
 from pipeline.files import read_document, write_document, write_whole
 from pipeline.locks import try_lock
 from pipeline.progress import log
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate import sources
 from pipeline.stages import keep
 from pipeline.submit.chain import STAGES, chain, system_of
@@ -33,7 +33,7 @@ ID = re.compile(r"\w[\w.\[\]/-]*")  # of a job; one that is no option of a comma
 
 def submit(
     config: Config,
-    run: Run,
+    run: RunDirectory,
     stage: str = "all",
     options: Mapping[str, Value] | None = None,
     dry: bool = False,
@@ -68,7 +68,7 @@ def submit(
 
 
 def submit_jobs(
-    config: Config, run: Run, jobs: list[Job], dry: bool, begin: Callable[[], None]
+    config: Config, run: RunDirectory, jobs: list[Job], dry: bool, begin: Callable[[], None]
 ) -> dict[str, Any]:
     """Queue jobs, each after the one before, and return at once.
 
@@ -93,7 +93,7 @@ def submit_jobs(
     return {"system": name, "jobs": rows}
 
 
-def states(run: Run) -> list[dict[str, Any]]:
+def states(run: RunDirectory) -> list[dict[str, Any]]:
     """Return `stage`, `id`, `state`, `reason` and `live` of the jobs of the last submission, if there was one."""
     system, jobs = _submitted(run)
     if not jobs:
@@ -105,7 +105,7 @@ def states(run: Run) -> list[dict[str, Any]]:
     return [_state(run, job, known.get(job["id"])) for job in jobs]
 
 
-def cancel(run: Run) -> list[str]:
+def cancel(run: RunDirectory) -> list[str]:
     """Cancel the jobs that wait or run, and return their ids; what they finished is kept.
 
     Raises:
@@ -125,7 +125,7 @@ def cancel(run: Run) -> list[str]:
     return ids
 
 
-def _check_idle(run: Run) -> None:
+def _check_idle(run: RunDirectory) -> None:
     live = [job for job in states(run) if job["live"]]
     if live:
         shown = ", ".join(f"{job['id']} ({job['stage']}, {job['state']})" for job in live)
@@ -137,11 +137,11 @@ def _check_idle(run: Run) -> None:
 # --- queueing --------------------------------------------------------------------------------------
 
 
-def _record(run: Run) -> Path:
+def _record(run: RunDirectory) -> Path:
     return run.path / "jobs.json"
 
 
-def _submitted(run: Run) -> tuple[cluster.System, list[dict[str, Any]]]:
+def _submitted(run: RunDirectory) -> tuple[cluster.System, list[dict[str, Any]]]:
     try:
         record = read_document(_record(run), unsealed=True)
         jobs = [{"stage": job["stage"], "id": _number(run, job)} for job in record["jobs"]]
@@ -155,7 +155,7 @@ def _submitted(run: Run) -> tuple[cluster.System, list[dict[str, Any]]]:
         return cluster.system("slurm"), []
 
 
-def _number(run: Run, job: dict[str, Any]) -> str:
+def _number(run: RunDirectory, job: dict[str, Any]) -> str:
     """Return a job's id, or that of its next turn, where it had to be submitted anew."""
     if job["stage"] not in (*STAGES, "run", "study"):
         raise LookupError(job["stage"])
@@ -167,7 +167,7 @@ def _number(run: Run, job: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _submitting(run: Run) -> Iterator[None]:
+def _submitting(run: RunDirectory) -> Iterator[None]:
     """Keep a second submission away; a new run that was refused leaves nothing behind.
 
     The run's own lock is the jobs', the first of which may start before the last is queued.
@@ -215,7 +215,7 @@ def _rows(jobs: list[Job], scripts: list[str]) -> list[Row]:
     ]
 
 
-def _keep(run: Run, system: str, rows: list[Row]) -> None:
+def _keep(run: RunDirectory, system: str, rows: list[Row]) -> None:
     kept = [{key: value for key, value in row.items() if key != "text"} for row in rows]
     write_document(_record(run), {"format": 1, "system": system, "jobs": kept})
 
@@ -227,7 +227,7 @@ def _script(system: cluster.System, job: Job) -> str:
         raise UsageError(f"{job.stage}: {error}") from None
 
 
-def _state(run: Run, job: dict[str, Any], known: JobState | None) -> dict[str, Any]:
+def _state(run: RunDirectory, job: dict[str, Any], known: JobState | None) -> dict[str, Any]:
     """Return what is known of a job, from the batch system or from what its script left."""
     if known is None:
         ended = run.path / "jobs" / f"{job['stage']}.exit"

@@ -19,7 +19,7 @@ from pipeline.results import (
     METRICS,
     WEIGHTS,
 )
-from pipeline.run import STREAMS, Run
+from pipeline.run import STREAMS, RunDirectory
 from pipeline.store import Store
 from pipeline.tolerant_reader import TolerantReader
 
@@ -27,7 +27,7 @@ MOST_FAILURES = 1000  # rows of the table
 File = tuple[Path, str]
 
 
-def of_run(run: Run, folder: Path) -> Iterator[File]:
+def of_run(run: RunDirectory, folder: Path) -> Iterator[File]:
     """Yield the report, the journal, the environment, and the table of failed simulations."""
     found = (run.report, run.journal, run.config, run.environment)
     yield from ((path, "") for path in found if path.exists())
@@ -61,13 +61,13 @@ def of_evaluation(left: TrainingContents) -> Iterator[File]:
         yield left.results.folder / METRICS, ""
 
 
-def of_abc(run: Run, key: str) -> Iterator[File]:
+def of_abc(run: RunDirectory, key: str) -> Iterator[File]:
     """Yield the draws, the history of pyABC and the result of an ABC run."""
     found = (run.abc(key) / name for name in (DONE, ABC_DRAWS, "abc.db", "observation.npz"))
     yield from ((path, "") for path in found if path.exists())
 
 
-def _failures(run: Run, folder: Path) -> Path | None:
+def _failures(run: RunDirectory, folder: Path) -> Path | None:
     """Write the simulations that are not ok as a table; None where there are none."""
     rows = []
     for stream in STREAMS:

@@ -29,7 +29,7 @@ from pipeline.results import (
     Results,
     abc_done,
 )
-from pipeline.run import STREAMS, Run
+from pipeline.run import STREAMS, RunDirectory
 from pipeline.tolerant_reader import TolerantReader
 from pipeline.track import artefacts, points
 from pipeline.track.model import model_of
@@ -52,7 +52,7 @@ class History:
         whole: with files, pictures and models; without, records are quick to make.
     """
 
-    run: Run
+    run: RunDirectory
     folder: Path
     running: bool = False
     whole: bool = True

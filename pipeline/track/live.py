@@ -24,7 +24,7 @@ from pipeline.config import Config
 from pipeline.errors import PipelineError, Stopped, UsageError
 from pipeline.files import write_whole
 from pipeline.progress import log
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.track.outcome import COMPLETE, ENDED
 from pipeline.track.stage import Tracker
 
@@ -38,7 +38,7 @@ REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT
 
 
 @contextmanager
-def tracked(config: Config, run: Run) -> Iterator[None]:
+def tracked(config: Config, run: RunDirectory) -> Iterator[None]:
     """Have MLflow follow the journal while a command works, and note in the journal how the command ends.
 
     Nothing happens where the command finds nothing to do.
@@ -61,14 +61,14 @@ def tracked(config: Config, run: Run) -> Iterator[None]:
         follower.end(work, patience)
 
 
-def _length(run: Run) -> int:
+def _length(run: RunDirectory) -> int:
     try:
         return run.journal.stat().st_size
     except OSError:
         return 0
 
 
-def _keep_environment(run: Run) -> None:
+def _keep_environment(run: RunDirectory) -> None:
     """Write the versions of all packages, as a list of constraints, where they are others than before."""
     found = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
     path, text = run.environment, "\n".join(found) + "\n"
@@ -77,7 +77,7 @@ def _keep_environment(run: Run) -> None:
             write_whole(path, text)
 
 
-def _record_end(run: Run, error: BaseException) -> None:
+def _record_end(run: RunDirectory, error: BaseException) -> None:
     """Tell in the journal which part did not come to its end, and why."""
     told = [e for e in events.read(run).events if e.get("event") in COMPLETE | {"start", ENDED}]
     last = told[-1] if told else {}
@@ -100,7 +100,7 @@ class Follower:
         config: says whether and where to.
     """
 
-    run: Run
+    run: RunDirectory
     config: Config
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _over: threading.Event = field(default_factory=threading.Event, init=False)
@@ -156,7 +156,7 @@ class Follower:
             _warn(self.run, "the last write did not succeed")
 
 
-def follow(run: Run, uri: str, experiment: str) -> bool:
+def follow(run: RunDirectory, uri: str, experiment: str) -> bool:
     """Write what is new in the journal until standard input ends; return whether the last write succeeded."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the command decides when to end
@@ -181,7 +181,7 @@ def follow(run: Run, uri: str, experiment: str) -> bool:
     return not warned
 
 
-def _wait(run: Run, seen: int, pause: float) -> bool:
+def _wait(run: RunDirectory, seen: int, pause: float) -> bool:
     """Wait for a pause and then for the journal to grow; return whether the command is over, at once."""
     until = time.monotonic() + pause
     while time.monotonic() < until or _length(run) == seen:
@@ -191,7 +191,7 @@ def _wait(run: Run, seen: int, pause: float) -> bool:
     return False
 
 
-def _warn(run: Run, why: str) -> None:
+def _warn(run: RunDirectory, why: str) -> None:
     log(
         f"tracking: {why}; the work goes on, and `sbiflow track sync -o {run.path}` writes what is missing"
     )

@@ -13,12 +13,12 @@ from evaluation.tracking.record import Model
 from pipeline.errors import DamagedError, PipelineError
 from pipeline.report.contents import TrainingContents
 from pipeline.results import POSTERIOR
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.store import Store
 
 
 def model_of(
-    left: TrainingContents, config: Mapping[str, Any], run: Run, track: Mapping[str, Any]
+    left: TrainingContents, config: Mapping[str, Any], run: RunDirectory, track: Mapping[str, Any]
 ) -> Model | None:
     """Return the posterior of a finished training; None where there is none, or it takes no observation."""
     if not left.done or not left.posterior or not left.posterior["x"]:
@@ -50,7 +50,9 @@ def _steps(left: TrainingContents) -> int | None:
         return None
 
 
-def _example(run: Run, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray] | None:
+def _example(
+    run: RunDirectory, inputs: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray] | None:
     """Return the outputs of a test simulation as an observation, where their shapes are the inputs'."""
     from pipeline.store import to_numpy
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import PipelineError, UsageError
 from pipeline.progress import log
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 
 if TYPE_CHECKING:
     from evaluation.tracking.publisher import Publisher
@@ -30,7 +30,7 @@ class Tracker:
         experiment: name in MLflow; it is made if it does not exist.
     """
 
-    run: Run
+    run: RunDirectory
     uri: str
     experiment: str
     _publisher: Publisher | None = field(default=None, repr=False)
@@ -84,7 +84,7 @@ class Tracker:
         return added if added.created else self._publisher.publish(records)
 
 
-def sync(run: Run, uri: str, experiment: str, running: bool | None = None) -> Added:
+def sync(run: RunDirectory, uri: str, experiment: str, running: bool | None = None) -> Added:
     """Write a run to an MLflow server; a repeat adds nothing twice.
 
     The arguments and what is raised are those of `Tracker` and its `write`; `running` is looked up if it is None.

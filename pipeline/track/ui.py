@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.config import load
 from pipeline.errors import PipelineError, UsageError
 from pipeline.progress import log
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop, stop_on_signals
 from pipeline.track.stage import Tracker
 from pipeline.track.view import MODE, VIEW
@@ -28,7 +28,7 @@ TOGETHER = "runs"  # experiment of several runs
 LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # no processes that nothing here needs
 
 
-def ui(runs: Sequence[Run], port: int) -> None:
+def ui(runs: Sequence[RunDirectory], port: int) -> None:
     """Serve MLflow's pages until they are interrupted.
 
     One run is served from its own database, several from a copy in one experiment, which follows them.
@@ -52,7 +52,7 @@ def ui(runs: Sequence[Run], port: int) -> None:
         _serve(trackers, root, port, stop, follows=len(runs) > 1)
 
 
-def _own(run: Run) -> Tracker:
+def _own(run: RunDirectory) -> Tracker:
     """Return what tracks a run in its own database, which is made if there is none or it is damaged."""
     from evaluation.tracking import database
 
@@ -64,7 +64,7 @@ def _own(run: Run) -> Tracker:
     return tracker
 
 
-def _behind(run: Run) -> bool:
+def _behind(run: RunDirectory) -> bool:
     """Return whether the journal has lines that no process is about to write."""
     try:
         later = run.journal.stat().st_mtime > run.database.stat().st_mtime
@@ -116,7 +116,7 @@ def _refresh(trackers: Sequence[Tracker], lengths: list[int]) -> list[int]:
     return now
 
 
-def _length(run: Run) -> int:
+def _length(run: RunDirectory) -> int:
     try:
         return run.journal.stat().st_size
     except OSError:

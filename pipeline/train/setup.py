@@ -27,7 +27,7 @@ from pipeline.config import Config, digest, simulator_of
 from pipeline.errors import UsageError
 from pipeline.files import canonical
 from pipeline.results import Results
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.store import Store
 from pipeline.store.observation import PROPOSAL, Observation
 from pipeline.train.automatic import decided
@@ -62,7 +62,7 @@ class Training:
         UsageError: simulations are missing, or too few rows for a batch or for validation.
     """
 
-    def __init__(self, config: Config, run: Run) -> None:
+    def __init__(self, config: Config, run: RunDirectory) -> None:
         self.config, self.run = config, run
         self.store = Store.open(run.store("train")).snapshot()  # the digest is that of these rows
         if missing := len(self.store.absent(config.budget)):

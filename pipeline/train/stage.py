@@ -21,7 +21,7 @@ from pipeline.files import writing
 from pipeline.locks import try_lock
 from pipeline.progress import Progress, log
 from pipeline.results import DONE, POSTERIOR, Results, repeated
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 from pipeline.train import checkpoint
 from pipeline.train.checkpointer import Event
@@ -36,7 +36,7 @@ EFFECTIVE = 0.8  # effective share of weighted rows; it is above 0.9 for draws o
 
 
 def train(
-    config: Config, run: Run, *, stop: Stop, record: Callable[[Event], None] | None = None
+    config: Config, run: RunDirectory, *, stop: Stop, record: Callable[[Event], None] | None = None
 ) -> TrainResult:
     """Train the configured estimator on the budget, continue where it stopped, or find it done.
 
@@ -107,7 +107,7 @@ def _keep_config(results: Results, config: Config) -> None:
     results.write_config(results.recorded_config() or config.plain())
 
 
-def _is_latest(run: Run, key: str) -> bool:
+def _is_latest(run: RunDirectory, key: str) -> bool:
     try:
         return run.read_latest() == key
     except (FileNotFoundError, DamagedError):

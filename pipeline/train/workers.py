@@ -19,7 +19,7 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.errors import PipelineError, UsageError
 from pipeline.files import write_whole
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 from pipeline.train.checkpointer import Event
 from pipeline.train.setup import Training
@@ -110,7 +110,7 @@ def _work(given: dict[str, Any]) -> tuple[str, str]:
 
     context = ray.train.get_context()
     config: Config = given["config"]
-    training = Training(config, Run(Path(given["run"])))
+    training = Training(config, RunDirectory(Path(given["run"])))
     presence = training.run.presence()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(config.train.threads)

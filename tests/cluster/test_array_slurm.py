@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.config import Config, build, read
 from pipeline.errors import UsageError
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.setup import identity, spec_of
 from pipeline.simulate.spec import schema_of
 from pipeline.store import Spool, Store, Writer
@@ -84,7 +84,7 @@ def queue(config: Path, run: Path, nap: float, *words: str, stage: str = "simula
 
 
 def live(run: Path) -> bool:
-    return any(job["live"] for job in states(Run(run)))
+    return any(job["live"] for job in states(RunDirectory(run)))
 
 
 def until(true: Callable[[], bool], patience: float = 300) -> None:
@@ -126,7 +126,7 @@ def test_a_task_goes_on_after_a_notice(slurm: Slurm, config: Path, tmp_path: Pat
     until(lambda: "stopped by SIGUSR1" in log(run))
     until(lambda: not live(run))
     check_complete(config, run, tmp_path)
-    assert [job["state"] for job in states(Run(run))] == ["COMPLETED"], log(run)
+    assert [job["state"] for job in states(RunDirectory(run))] == ["COMPLETED"], log(run)
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def test_both_layouts_give_the_same_digest(slurm: Slurm, config: Path, tmp_path:
     )
     until(lambda: not live(array) and not live(ray))
     check_complete(config, array, tmp_path)
-    assert [job["state"] for job in states(Run(ray))] == ["COMPLETED"], log(ray)
+    assert [job["state"] for job in states(RunDirectory(ray))] == ["COMPLETED"], log(ray)
     digests = {Store.open(run / "store/train").digest(120) for run in (array, ray)}
     assert len(digests) == 1
 
@@ -171,7 +171,7 @@ def test_a_task_that_cannot_be_launched_does_not_end_the_chain(
         until(lambda: done(run) >= 6)
     assert len(tasks(slurm, number)) == 2
     until(lambda: not live(run))
-    assert [job["state"] for job in states(Run(run))] == ["COMPLETED"] * 3, log(run)
+    assert [job["state"] for job in states(RunDirectory(run))] == ["COMPLETED"] * 3, log(run)
     check_complete(config, run, tmp_path)
     assert (run / "report.html").exists()
 
@@ -183,7 +183,11 @@ def test_without_all_simulations_the_chain_ends(slurm: Slurm, config: Path, tmp_
     until(lambda: done(run) >= 6)
     slurm.run("scancel", number)
     until(lambda: not live(run))
-    assert [job["state"] for job in states(Run(run))] == ["CANCELLED", "FAILED", "CANCELLED"]
+    assert [job["state"] for job in states(RunDirectory(run))] == [
+        "CANCELLED",
+        "FAILED",
+        "CANCELLED",
+    ]
     assert "of 120 train simulations are missing" in log(run)
 
 
@@ -194,16 +198,19 @@ def evaluated(config: Path) -> Config:
 
 def test_an_array_says_how_many_tasks_and_ray_has_none(tmp_path: Path, config: Path) -> None:
     with pytest.raises(UsageError, match=r"needs to know how many tasks"):
-        submit(evaluated(config), Run(tmp_path / "run"), dry=True)
+        submit(evaluated(config), RunDirectory(tmp_path / "run"), dry=True)
     cluster = evaluated(config).cluster.model_copy(update={"layout": "ray"})
     ray = evaluated(config).model_copy(update={"cluster": cluster})
     with pytest.raises(UsageError, match=r"--array=0-3 needs --layout=array"):
-        submit(ray, Run(tmp_path / "run"), options={"array": "0-3"}, dry=True)
+        submit(ray, RunDirectory(tmp_path / "run"), options={"array": "0-3"}, dry=True)
 
 
 def test_only_the_simulations_are_an_array(tmp_path: Path, config: Path) -> None:
     jobs = submit(
-        evaluated(config), Run(tmp_path / "run"), options={"array": "0-3", "nodes": 4}, dry=True
+        evaluated(config),
+        RunDirectory(tmp_path / "run"),
+        options={"array": "0-3", "nodes": 4},
+        dry=True,
     )["jobs"]
     texts = {job["stage"]: job["text"] for job in jobs}
     assert ["--array=0-3" in text for text in texts.values()] == [True, False, False]

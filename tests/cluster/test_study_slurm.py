@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.store import Store
 from pipeline.submit.stage import states
 from tests.cluster.slurm import Slurm
@@ -48,7 +48,7 @@ def test_tasks_of_an_array_share_a_study(slurm: Slurm, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert [job["stage"] for job in json.loads(done.stdout)["jobs"]] == ["study"]
     deadline = time.monotonic() + 600
-    while any(one["live"] for one in states(Run(folder))):
+    while any(one["live"] for one in states(RunDirectory(folder))):
         assert time.monotonic() < deadline
         time.sleep(0.5)
     log = "\n".join(path.read_text() for path in sorted((folder / "jobs").glob("*.log")))

@@ -20,7 +20,7 @@ import torch
 
 from pipeline.config import Config, build, override, read
 from pipeline.errors import UsageError
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.store import Store
 from pipeline.submit.stage import cancel, states, submit
 from pipeline.track.stage import sync
@@ -169,11 +169,11 @@ def test_a_chain_on_two_nodes_outlives_its_shell_and_a_notice(slurm: Slurm, case
 
 def test_slurm_says_no_and_nothing_is_left(slurm: Slurm, case: Case) -> None:
     with pytest.raises(UsageError, match=r"simulate job .*invalid partition specified: nowhere"):
-        submit(case.settings(), Run(case.run), options={"partition": "nowhere"})
+        submit(case.settings(), RunDirectory(case.run), options={"partition": "nowhere"})
     with pytest.raises(UsageError, match=r"train job .*invalid partition specified: nowhere"):
         submit(
             case.settings("cluster.stages.train.partition=nowhere"),
-            Run(case.run),
+            RunDirectory(case.run),
             options={"hold": True},
         )
     assert not case.run.exists()
@@ -182,19 +182,19 @@ def test_slurm_says_no_and_nothing_is_left(slurm: Slurm, case: Case) -> None:
 
 def test_a_run_is_queued_once(slurm: Slurm, case: Case) -> None:
     asked = {"hold": True, "comment": "two words", "nodelist": "n[1-2]", "nodes": 2}
-    rows = submit(case.settings(), Run(case.run), "simulate", options=asked)["jobs"]
+    rows = submit(case.settings(), RunDirectory(case.run), "simulate", options=asked)["jobs"]
     shown = slurm.run("scontrol", "show", "job", rows[0]["id"])
     assert "Comment=two words" in shown
     assert "ReqNodeList=n[1-2]" in shown
     with pytest.raises(
         UsageError, match=rf"jobs in the queue: {rows[0]['id']} \(simulate, PENDING\)"
     ):
-        submit(case.settings(), Run(case.run), options={"hold": True})
-    (state,) = states(Run(case.run))
+        submit(case.settings(), RunDirectory(case.run), options={"hold": True})
+    (state,) = states(RunDirectory(case.run))
     assert (state["state"], state["reason"], state["live"]) == ("PENDING", "JobHeldUser", True)
-    assert cancel(Run(case.run)) == [rows[0]["id"]]
-    assert cancel(Run(case.run)) == []
-    assert states(Run(case.run))[0]["state"] == "CANCELLED"
+    assert cancel(RunDirectory(case.run)) == [rows[0]["id"]]
+    assert cancel(RunDirectory(case.run)) == []
+    assert states(RunDirectory(case.run))[0]["state"] == "CANCELLED"
 
 
 @pytest.mark.nightly
@@ -297,13 +297,13 @@ def test_mlflow_is_filled_from_outside_while_the_jobs_run(
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     jobs = case.submit(nap=0.2)
     until(lambda: case.said() > 0)
-    first = sync(Run(case.run), uri, "cluster")
+    first = sync(RunDirectory(case.run), uri, "cluster")
     assert slurm.state(jobs["simulate"]) == "RUNNING"
     assert slurm.wait(jobs["evaluate"], ENDED) == "COMPLETED", case.log()
-    last = sync(Run(case.run), uri, "cluster")
+    last = sync(RunDirectory(case.run), uri, "cluster")
     assert first.created + last.created >= 1
     assert last.points > 0
-    again = sync(Run(case.run), uri, "cluster")
+    again = sync(RunDirectory(case.run), uri, "cluster")
     assert (again.created, again.points, again.artefacts) == (0, 0, 0)
 
 

@@ -13,7 +13,7 @@ import pytest
 from pipeline import config as configuration
 from pipeline.config import Config, simulator_of
 from pipeline.events import recorder
-from pipeline.run import STREAMS, Run
+from pipeline.run import STREAMS, RunDirectory
 from pipeline.simulate.spec import SimulationSpec, schema_of
 from pipeline.stop import Stop
 from pipeline.store import Outcome, Spool, Store, Writer
@@ -54,7 +54,7 @@ def gaussian(a, b, rng):
 class Finished:
     """A run and its configuration; `log` is the journal's."""
 
-    run: Run
+    run: RunDirectory
     config: Config
 
     def configure(self, *words: str) -> Config:
@@ -64,7 +64,7 @@ class Finished:
         return recorder(self.run, stage)
 
 
-def simulate(config: Config, run: Run) -> None:
+def simulate(config: Config, run: RunDirectory) -> None:
     """Fill both stores in this process."""
     simulator = simulator_of(config)
     for number, (stream, budget) in enumerate(
@@ -105,7 +105,7 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             "evaluate": {"draws": 60, "sampling_steps": 3},
         }
     )
-    run = Run(folder / "run")
+    run = RunDirectory(folder / "run")
     configuration.save(config, run)
     begin(config, run, "simulate")({"event": "start"})
     simulate(config, run)
@@ -117,7 +117,7 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def finished(_finished: Finished, tmp_path: Path) -> Finished:
     """A trained run that is not evaluated yet, for this test alone."""
     shutil.copytree(_finished.run.path, tmp_path / "run")
-    return Finished(Run(tmp_path / "run"), _finished.config)
+    return Finished(RunDirectory(tmp_path / "run"), _finished.config)
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +127,7 @@ def _evaluated(_finished: Finished, tmp_path_factory: pytest.TempPathFactory) ->
 
     path = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(_finished.run.path, path)
-    done = Finished(Run(path), _finished.config)
+    done = Finished(RunDirectory(path), _finished.config)
     evaluate(done.config, done.run, stop=Stop(), record=done.log("evaluate"))
     report(done.run)
     return done
@@ -137,4 +137,4 @@ def _evaluated(_finished: Finished, tmp_path_factory: pytest.TempPathFactory) ->
 def evaluated(_evaluated: Finished, tmp_path: Path) -> Finished:
     """A run with an evaluation and a report, for this test alone."""
     shutil.copytree(_evaluated.run.path, tmp_path / "run")
-    return Finished(Run(tmp_path / "run"), _evaluated.config)
+    return Finished(RunDirectory(tmp_path / "run"), _evaluated.config)

@@ -29,7 +29,7 @@ from pipeline.abc.smc import check_continuous
 from pipeline.errors import Stopped, TooManyFailed, UsageError
 from pipeline.report.stage import report as write_report
 from pipeline.results import latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.actor_pool import ActorPool
 from pipeline.stop import Stop
 from pipeline.track.stage import sync
@@ -245,7 +245,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             "track": {"live": False},
         }
     )
-    there = Run(tmp_path_factory.mktemp("abc") / "run")
+    there = RunDirectory(tmp_path_factory.mktemp("abc") / "run")
     configuration.save(config, there)
     return Finished(there, config)
 

@@ -32,7 +32,7 @@ from pipeline.refine.rows import trained
 from pipeline.refine.weighted import weighted_pairs
 from pipeline.report.contents import count
 from pipeline.report.stage import report
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 from pipeline.store import Store, export
 from simulators import LogUniform, Uniform, prior_from
@@ -62,7 +62,7 @@ def ray() -> Iterator[None]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A run with draws of the prior and one ABC run."""
     config = configuration.build(CONFIG)
-    run = Run(tmp_path_factory.mktemp("rows") / "run")
+    run = RunDirectory(tmp_path_factory.mktemp("rows") / "run")
     configuration.save(config, run)
     stages.simulate(configuration.build({**CONFIG, "simulate": {"ray": False}}), run, Stop())
     stages.abc(config, run, X, Stop())
@@ -72,10 +72,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 @pytest.fixture
 def copy(whole: Finished, tmp_path: Path) -> Finished:
     shutil.copytree(whole.run.path, tmp_path / "run")
-    return Finished(Run(tmp_path / "run"), whole.config)
+    return Finished(RunDirectory(tmp_path / "run"), whole.config)
 
 
-def key_of(run: Run) -> str:
+def key_of(run: RunDirectory) -> str:
     return next(run.path.glob("abc/*/done.json")).parent.name
 
 
@@ -227,7 +227,7 @@ def test_the_digest_is_that_of_any_number_of_workers(whole: Finished, tmp_path: 
     digests = {stages.abc(whole.config, whole.run, X, Stop())["digest"]}
     for workers in (1, 4):
         config = whole.configure(f"simulate.workers={workers}")
-        run = Run(tmp_path / str(workers))
+        run = RunDirectory(tmp_path / str(workers))
         configuration.save(config, run)
         digests.add(stages.abc(config, run, X, Stop())["digest"])
     assert len(digests) == 1
@@ -239,7 +239,7 @@ def test_an_abc_that_is_killed_at_random_has_the_same_digest(
     whole: Finished, tmp_path: Path
 ) -> None:
     """SIGKILL three times, each after a random time of work; then a repeat finishes."""
-    observation, run = tmp_path / "x.npz", Run(tmp_path / "run")
+    observation, run = tmp_path / "x.npz", RunDirectory(tmp_path / "run")
     np.savez(observation, **X)
     configuration.save(whole.config, run)
     command = [sys.executable, "-m", "pipeline", "abc", "-o", str(run.path)]
@@ -294,7 +294,7 @@ def test_training_by_proposals_learns_the_posterior_under_the_prior(tmp_path: Pa
     )
     found = {}
     for weights in (True, False):
-        run = Run(tmp_path / str(weights))
+        run = RunDirectory(tmp_path / str(weights))
         posterior = trained(config, run, pairs, Stop(), prior_weights=weights)
         draws = posterior.sample({"x": np.ones((1, 1))}, 4000, seed=0)[0].numpy()
         found[weights] = draws.mean(), draws.var()
@@ -315,7 +315,7 @@ def normal(value: np.ndarray, mean: float, std: float) -> np.ndarray:
 @pytest.mark.timeout(1200)
 def test_the_command_trains_on_both(whole: Finished, tmp_path: Path) -> None:
     """`sbiflow abc --train`: the network of a small budget and ABC has the closed form N(x / 2, 0.05 I)."""
-    run, observation = Run(tmp_path / "run"), tmp_path / "x.npz"
+    run, observation = RunDirectory(tmp_path / "run"), tmp_path / "x.npz"
     shutil.copytree(whole.run.path, run.path)
     np.savez(observation, **X)
     command = [sys.executable, "-m", "pipeline", "abc", "-o", str(run.path), "--obs"]
@@ -325,7 +325,7 @@ def test_the_command_trains_on_both(whole: Finished, tmp_path: Path) -> None:
     (inner,) = run.abc(key_of(run)).glob("run-*")
     from pipeline.results import Results, latest_training
 
-    posterior = Results(Run(inner), latest_training(Run(inner))).load()
+    posterior = Results(RunDirectory(inner), latest_training(RunDirectory(inner))).load()
     draws = posterior.sample({"x": X["x"][None]}, 4000, seed=0)[0].numpy()
     np.testing.assert_allclose(draws.mean(axis=0), X["x"] / 2, atol=0.07)
     np.testing.assert_allclose(draws.var(axis=0), 0.05, atol=0.02)

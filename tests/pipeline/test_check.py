@@ -16,7 +16,7 @@ from pipeline.config import Config, build, override
 from pipeline.errors import UsageError
 from pipeline.plan.check import check
 from pipeline.plan.requirements import problems, require
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.leases.stage import simulate as share
 from pipeline.stages import configure
 from pipeline.stages import run as run_stages
@@ -251,7 +251,7 @@ def test_names_are_refused_before_anything_runs(
         require(config(folder, "good", *words))
     assert expected in str(error.value)
     with pytest.raises(UsageError) as error:
-        configure(Run(tmp_path / "run"), config(folder, "good").plain(), words)
+        configure(RunDirectory(tmp_path / "run"), config(folder, "good").plain(), words)
     assert expected in str(error.value)
 
 
@@ -269,7 +269,7 @@ def test_numbers_that_no_stage_can_use_end_a_run_in_its_first_second(
 ) -> None:
     asked = config(folder, "good", *words)
     assert problems(asked, stages=False) == []
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     with pytest.raises(UsageError, match=expected), run.lock():
         run_stages(asked, run, Stop())
     assert not run.path.exists()
@@ -282,7 +282,7 @@ def test_the_first_outputs_are_looked_at_before_they_are_kept(folder: Path, tmp_
         seen.append((len(rows), sorted(rows.x)))
         raise UsageError("not these")
 
-    run = Run(tmp_path)
+    run = RunDirectory(tmp_path)
     with pytest.raises(UsageError, match="not these"):
         share(config(folder, "good"), run, stop=Stop(), approve=refuse)
     assert seen == [(1, ["x"])]
@@ -292,7 +292,7 @@ def test_the_first_outputs_are_looked_at_before_they_are_kept(folder: Path, tmp_
 def test_a_mask_beside_a_ragged_output_is_refused_before_a_row_is_kept(
     folder: Path, tmp_path: Path
 ) -> None:
-    run = Run(tmp_path)
+    run = RunDirectory(tmp_path)
     with pytest.raises(UsageError, match="'t_mask' has the name"):
         share(config(folder, "masks"), run, stop=Stop())
     assert Store.open(run.store("train")).counts()["done"] == 0
@@ -305,7 +305,7 @@ def test_a_prior_of_a_class_of_its_own_is_that_of_every_process(
     from pipeline.config import simulator_of
     from pipeline.train.setup import Training
 
-    asked, run = config(folder, model, "budget=200", "simulate.workers=1"), Run(tmp_path)
+    asked, run = config(folder, model, "budget=200", "simulate.workers=1"), RunDirectory(tmp_path)
     share(asked, run, stop=Stop())
     prior = simulator_of(asked).prior
     check_simulator(simulator_of(asked))

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import build, differences, override, read, save
 from pipeline.errors import UsageError
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stages import configure
 
 MINIMAL = {"name": "a", "simulator": "two_moons", "budget": 100}
@@ -77,17 +77,17 @@ def test_a_simulator_file_is_found_beside_the_configuration(tmp_path: Path) -> N
 
 
 def test_a_saved_run_is_read_back_equal(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     config = build(override(MINIMAL, ["evaluate.sampling_steps=[2,10]", "prior.a.name=uniform"]))
     save(config, run)
     assert build(read(run.config)) == config
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> tuple[Run, Path]:
+def made(tmp_path: Path) -> tuple[RunDirectory, Path]:
     source = tmp_path / "c.yaml"
     source.write_text("name: a\nsimulator: two_moons\nbudget: 100\n")
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     save(configure(run, source), run)
     return run, source
 
@@ -97,7 +97,7 @@ def made(tmp_path: Path) -> tuple[Run, Path]:
     [[], ["budget=200"], ["test=7"], ["train.steps=7"], ["simulate.workers=1"], ["estimator=nsf"]],
 )
 def test_growth_and_deliberate_changes_continue_a_run(
-    made: tuple[Run, Path], words: list[str]
+    made: tuple[RunDirectory, Path], words: list[str]
 ) -> None:
     run, source = made
     assert differences(configure(run, None, words), configure(run, source, words)) == {}
@@ -107,7 +107,7 @@ def test_growth_and_deliberate_changes_continue_a_run(
     "words", [["seed=3"], ["simulator=slcp"], ["simulate.block=7"], ["name=b"]]
 )
 def test_what_identifies_the_simulations_never_changes(
-    made: tuple[Run, Path], words: list[str]
+    made: tuple[RunDirectory, Path], words: list[str]
 ) -> None:
     run, _ = made
     with pytest.raises(UsageError, match="another configuration") as error:
@@ -115,7 +115,9 @@ def test_what_identifies_the_simulations_never_changes(
     assert words[0].split("=")[0] in str(error.value)
 
 
-def test_a_silent_change_of_training_is_refused_with_a_diff(made: tuple[Run, Path]) -> None:
+def test_a_silent_change_of_training_is_refused_with_a_diff(
+    made: tuple[RunDirectory, Path],
+) -> None:
     run, source = made
     source.write_text(source.read_text() + "train: {batch_size: 7}\n")
     with pytest.raises(UsageError, match=r"train\.batch_size: 64 -> 7"):
@@ -134,7 +136,7 @@ def test_a_silent_change_of_training_is_refused_with_a_diff(made: tuple[Run, Pat
 def test_an_unknown_name_is_met_with_a_close_one(tmp_path: Path, word: str, expected: str) -> None:
     source = tmp_path / "c.yaml"
     source.write_text("name: a\nsimulator: two_moons\nbudget: 100\n")
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     with pytest.raises(UsageError, match=f"did you mean '{expected}'"):
         configure(run, source, [word])
     assert not run.path.exists()
@@ -145,7 +147,7 @@ def test_weights_without_quantiles_are_refused_before_anything_is_simulated(tmp_
     normal = "name: multivariate_normal, mean: [0, 0], covariance: [[1, 0], [0, 1]]"
     box = f"{{{normal}, names: [theta_1, theta_2], low: [-1, -1]}}"
     source.write_text(f"name: a\nsimulator: two_moons\nprior: {box}\nbudget: 100\n")
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     with pytest.raises(UsageError, match=r"prior_weights=true needs a prior with quantiles"):
         configure(run, source, ["train.prior_weights=true"])
     assert not run.path.exists()
@@ -154,7 +156,7 @@ def test_weights_without_quantiles_are_refused_before_anything_is_simulated(tmp_
 
 def test_an_estimator_of_a_former_version_is_taken_with_a_warning(tmp_path: Path) -> None:
     with pytest.warns(FutureWarning, match="CMPEPaper"):
-        config = configure(Run(tmp_path), MINIMAL, ["estimator.name=cmpe_paper"])
+        config = configure(RunDirectory(tmp_path), MINIMAL, ["estimator.name=cmpe_paper"])
     assert config.estimator.name == "cmpe_paper"  # the digest of a run made before stays
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import build, override, read
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stages import configure
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
@@ -15,9 +15,9 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_configuration_passes_the_checks_of_a_run(path: Path, tmp_path: Path) -> None:
-    config = configure(Run(tmp_path), path)
+    config = configure(RunDirectory(tmp_path), path)
     for name in config.estimator.only:  # what is said of other estimators is checked as well
-        configure(Run(tmp_path), path, [f"estimator.name={name}"])
+        configure(RunDirectory(tmp_path), path, [f"estimator.name={name}"])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")

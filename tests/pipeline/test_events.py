@@ -15,7 +15,7 @@ from pipeline import config as configuration
 from pipeline import events
 from pipeline.errors import DamagedError, PipelineError
 from pipeline.results import latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.show import status_values
 from pipeline.stages import begin
 from pipeline.track.history import History
@@ -99,7 +99,7 @@ def test_a_run_that_is_deleted_under_a_stage_is_noticed_and_not_made_again(finis
 
 @pytest.mark.parametrize("key", ["../../elsewhere", "/tmp/x", "..", "", "a/b", "a\n", "a\x1b[2J"])
 def test_a_training_lies_in_the_run_directory(tmp_path: Path, key: str) -> None:
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     with pytest.raises(DamagedError, match="is no training of"):
         run.training(key)
     run.path.mkdir()

@@ -16,7 +16,7 @@ from pipeline.errors import UsageError
 from pipeline.evaluate.stage import evaluate
 from pipeline.files import write_document
 from pipeline.results import METRICS, Results, latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 from pipeline.train.setup import Training
 
@@ -49,7 +49,7 @@ def test_former_names_make_the_same_configuration() -> None:
 
 
 def test_a_run_made_with_former_names_opens_with_either(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
     run.config.write_text(text({**build(BASE).plain(), **FORMER}))
     with warnings.catch_warnings():
@@ -76,7 +76,7 @@ def test_a_run_made_with_former_names_opens_with_either(tmp_path: Path) -> None:
 def test_a_word_in_a_former_name_overrides_either(
     tmp_path: Path, values: dict[str, Any], word: str, place: tuple[str, ...], value: Any
 ) -> None:
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
     run.config.write_text(text({**build(BASE).plain(), **values}))
     found: Any = resolve(run, None, [word]).plain()

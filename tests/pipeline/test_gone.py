@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import config as configuration
 from pipeline.errors import PipelineError, UsageError
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.leases import stage
 from pipeline.stop import Stop
 from pipeline.train.stage import train
@@ -58,7 +58,7 @@ def test_simulations_of_a_deleted_run_end(tmp_path: Path) -> None:
             "simulate": {"workers": 1},
         }
     )
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     spools = run.store("train") / "sessions"
     with (
         deleted(run.path, lambda: any(spools.glob("*/*.spool"))),
@@ -82,7 +82,7 @@ def test_training_in_a_deleted_run_ends(finished: Any) -> None:
 
 
 def test_an_error_because_the_run_is_gone_says_so(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
 
     def work(delete: bool, error: Exception) -> None:
         with run.lock():

@@ -18,7 +18,7 @@ from pipeline.inversions import inversions
 from pipeline.invert.problem import InverseProblem, read_measurement
 from pipeline.invert.stage import invert, measure
 from pipeline.report.stage import report
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.setup import identity
 from pipeline.simulate.spec import SimulationSpec, schema_of
 from pipeline.stop import Stop
@@ -50,7 +50,7 @@ def broken(theta):
 """
 
 
-def simulate(config: Config, run: Run) -> None:
+def simulate(config: Config, run: RunDirectory) -> None:
     """Fill both stores in this process."""
     for number, budget in enumerate((config.budget, config.test)):
         spec = SimulationSpec(simulator_of(config), config.seed, number, 1, None)
@@ -91,7 +91,7 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             "evaluate": {"draws": 30, "sampling_steps": 1, "metrics": ["rmse", "sbc"]},
         }
     )
-    run = Run(folder / "run")
+    run = RunDirectory(folder / "run")
     configuration.save(config, run)
     begin(config, run, "simulate")({"event": "start"})
     simulate(config, run)

@@ -23,7 +23,7 @@ from pipeline.errors import (
     TooManyFailed,
     UsageError,
 )
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.leases.lease import LeaseLost
 from pipeline.simulate.leases.shared_budget import SharedBudget
 from pipeline.simulate.leases.stage import simulate
@@ -89,7 +89,7 @@ def _expected(config: Config) -> str:
 
 
 def _command(
-    config: Config, run: Run, retry: str = "", **variables: str
+    config: Config, run: RunDirectory, retry: str = "", **variables: str
 ) -> subprocess.Popen[bytes]:
     configuration.save(config, run)
     words = ["--retry", retry] if retry else []
@@ -103,7 +103,7 @@ def _command(
 def test_three_processes_give_the_digest_of_one(tmp_path: Path, name: str) -> None:
     words = ("simulate.leases=12", "simulate.block=4", "simulate.term=60")
     config = _config(tmp_path, *words, name=name)
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     processes = [_command(config, run) for _ in range(3)]
     for process in processes:
         _, said = process.communicate(timeout=120)
@@ -123,7 +123,7 @@ def test_three_processes_give_the_digest_of_one(tmp_path: Path, name: str) -> No
 def test_failures_of_all_kinds_are_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARSH", "1")
     config = _config(tmp_path, "simulate.timeout=1", "max_failed=1", "budget=80")
-    result = simulate(config, Run(tmp_path / "run"), stop=Stop())
+    result = simulate(config, RunDirectory(tmp_path / "run"), stop=Stop())
     thetas = np.array([spec_of(config, "train").theta(np.array([k]))[0] for k in range(80)])
     a, b = thetas.T
     known = {
@@ -138,14 +138,18 @@ def test_failures_of_all_kinds_are_rows(tmp_path: Path, monkeypatch: pytest.Monk
     reasons = {row.message for row in rows if row.outcome == Outcome.TIMEOUT}
     assert reasons == {"no result within 1.0s: its process was ended"}
     with pytest.raises(TooManyFailed):
-        simulate(config.model_copy(update={"max_failed": 0.01}), Run(tmp_path / "run"), stop=Stop())
+        simulate(
+            config.model_copy(update={"max_failed": 0.01}),
+            RunDirectory(tmp_path / "run"),
+            stop=Stop(),
+        )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_notice_leaves_everything_durable_and_the_leases_free(
     tmp_path: Path, number: int
 ) -> None:
-    config, run = _config(tmp_path, "simulate.term=3600"), Run(tmp_path / "run")
+    config, run = _config(tmp_path, "simulate.term=3600"), RunDirectory(tmp_path / "run")
     process = _command(config, run, NAP="0.1")
     done = _until(lambda: _done(run) >= 5)
     process.send_signal(number)
@@ -160,7 +164,7 @@ def test_a_notice_leaves_everything_durable_and_the_leases_free(
 
 
 def test_a_killed_process_loses_what_was_in_flight_and_no_lease_is_stuck(tmp_path: Path) -> None:
-    config, run = _config(tmp_path, "simulate.leases=6"), Run(tmp_path / "run")
+    config, run = _config(tmp_path, "simulate.leases=6"), RunDirectory(tmp_path / "run")
     victim = _command(config, run, NAP="0.1")
     _until(lambda: _done(run) >= 5)
     victim.kill()
@@ -172,7 +176,7 @@ def test_a_killed_process_loses_what_was_in_flight_and_no_lease_is_stuck(tmp_pat
 
 
 def test_a_frozen_process_is_replaced_and_gives_in_when_it_wakes(tmp_path: Path) -> None:
-    config, run = _config(tmp_path, "simulate.leases=6"), Run(tmp_path / "run")
+    config, run = _config(tmp_path, "simulate.leases=6"), RunDirectory(tmp_path / "run")
     frozen = _command(config, run, NAP="0.1")
     _until(lambda: _done(run) >= 5)
     frozen.send_signal(signal.SIGSTOP)
@@ -249,7 +253,7 @@ def _shared_budget(folder: Path, rows: int) -> SharedBudget:
 
 
 def test_a_larger_budget_adds_and_a_complete_one_does_nothing(tmp_path: Path) -> None:
-    config, run = _config(tmp_path), Run(tmp_path / "run")
+    config, run = _config(tmp_path), RunDirectory(tmp_path / "run")
     assert simulate(config, run, stop=Stop()).simulated == 60
     assert simulate(config, run, stop=Stop()).simulated == 0
     more = config.model_copy(update={"budget": 90})
@@ -258,7 +262,10 @@ def test_a_larger_budget_adds_and_a_complete_one_does_nothing(tmp_path: Path) ->
 
 
 def test_rows_that_failed_are_run_again_once_by_all_together(tmp_path: Path) -> None:
-    config, run = _config(tmp_path, "simulate.timeout=1", "max_failed=1"), Run(tmp_path / "run")
+    config, run = (
+        _config(tmp_path, "simulate.timeout=1", "max_failed=1"),
+        RunDirectory(tmp_path / "run"),
+    )
     assert _command(config, run, HARSH="1").wait(120) == 0
     store = Store.open(run.store("train"))
     bad = 60 - store.counts(60)["ok"]
@@ -277,7 +284,10 @@ def test_what_fails_again_is_not_run_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HARSH", "1")
-    config, run = _config(tmp_path, "simulate.timeout=1", "max_failed=1"), Run(tmp_path / "run")
+    config, run = (
+        _config(tmp_path, "simulate.timeout=1", "max_failed=1"),
+        RunDirectory(tmp_path / "run"),
+    )
     first = simulate(config, run, stop=Stop()).counts
     second = simulate(config, run, stop=Stop(), retry="failed")
     assert second.simulated == first["failed"] > 0
@@ -286,7 +296,7 @@ def test_what_fails_again_is_not_run_for_ever(
 
 def test_a_killed_retry_is_gone_on_with(tmp_path: Path) -> None:
     config = _config(tmp_path, "simulate.timeout=1", "max_failed=1", "simulate.leases=2")
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     assert _command(config, run, HARSH="1").wait(120) == 0
     victim = _command(config, run, retry="all", NAP="0.25")
     shared_budget = run.store("train") / "leases" / "60"
@@ -303,7 +313,10 @@ def test_a_killed_retry_is_gone_on_with(tmp_path: Path) -> None:
 def test_a_damaged_plan_is_made_anew_of_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
-    config, run = _config(tmp_path, "simulate.leases=6", "simulate.term=1"), Run(tmp_path / "run")
+    config, run = (
+        _config(tmp_path, "simulate.leases=6", "simulate.term=1"),
+        RunDirectory(tmp_path / "run"),
+    )
     victim = _command(config, run, NAP="0.25")
     shared_budget = run.store("train") / "leases" / "60"
     _until(lambda: any(shared_budget.glob("00000?.done")))
@@ -320,11 +333,11 @@ def test_a_stop_before_the_work_is_a_stop(tmp_path: Path) -> None:
     stop = Stop()
     stop.request("SIGUSR1")
     with pytest.raises(Stopped):
-        simulate(_config(tmp_path), Run(tmp_path / "run"), stop=stop)
+        simulate(_config(tmp_path), RunDirectory(tmp_path / "run"), stop=stop)
 
 
 def test_those_who_share_a_run_keep_a_single_driver_out(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = RunDirectory(tmp_path)
     with run.lock(shared=True), run.lock(shared=True), pytest.raises(LockedError), run.lock():
         pass
     with run.lock(), pytest.raises(LockedError), run.lock(shared=True):
@@ -346,10 +359,10 @@ def test_more_workers_than_fit_are_refused(
         monkeypatch.setenv(name, value)
     config = _config(tmp_path, "cluster.backend=slurm", *words)
     with pytest.raises(UsageError, match=r"simulate\.workers=\d+ .* do not fit"):
-        simulate(config, Run(tmp_path / "run"), stop=Stop())
+        simulate(config, RunDirectory(tmp_path / "run"), stop=Stop())
 
 
-def _done(run: Run) -> int:
+def _done(run: RunDirectory) -> int:
     path = run.store("train")
     return Store.open(path).counts()["done"] if (path / "store.json").exists() else 0
 

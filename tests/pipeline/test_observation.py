@@ -14,7 +14,7 @@ from pipeline.errors import Stopped, UsageError
 from pipeline.evaluate.simulations import TestSimulations
 from pipeline.evaluate.stage import evaluate
 from pipeline.plan.requirements import problems
-from pipeline.run import STREAMS, Run
+from pipeline.run import STREAMS, RunDirectory
 from pipeline.simulate.setup import identity, spec_of
 from pipeline.simulate.spec import schema_of
 from pipeline.stop import Stop
@@ -112,7 +112,7 @@ def simulate(config, run):
 
 @pytest.fixture(params=["single", "many"])
 def made(request, file, tmp_path):
-    config, run = configure(file, request.param), Run(tmp_path / "run")
+    config, run = configure(file, request.param), RunDirectory(tmp_path / "run")
     store = simulate(config, run)
     return config, run, store
 
@@ -174,7 +174,7 @@ def test_streams_and_rows_in_memory_observe_alike(made, monkeypatch):
 @pytest.mark.parametrize("kind", [StreamedBatches, ObservedBatches])
 def test_batches_continue_anywhere(file, tmp_path, step, kind):
     config = configure(file, "many")
-    store = simulate(config, Run(tmp_path / "run"))
+    store = simulate(config, RunDirectory(tmp_path / "run"))
     table = Table.of(store, N, 0.1, observed(config, store))
     whole = [batch.x["x"] for batch in islice(kind(table, Order(5, BATCH, 1, 2)), 30)]
     rest = [b.x["x"] for b in islice(kind(table, Order(5, BATCH, 1, 2)).batches(step), 30 - step)]
@@ -213,7 +213,7 @@ def test_a_training_that_was_stopped_continues_bit_for_bit(file, tmp_path, in_me
     weights = []
     for looks in ((), (1, 2)):
         config = configure(file, "many", f"train.in_memory={str(in_memory).lower()}")
-        run = Run(tmp_path / f"run{len(looks)}")
+        run = RunDirectory(tmp_path / f"run{len(looks)}")
         simulate(config, run)
         for look in looks:
             with pytest.raises(Stopped):
@@ -251,7 +251,7 @@ def test_an_export_has_the_latent_outputs_and_on_request_the_observed(made, tmp_
 
 def test_an_augmentation_changes_training_rows_alone(file, tmp_path):
     config = configure(file, "many", f"train.augmentation={file}:brighter")
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     store = simulate(config, run)
     training = Training(config, run)
     assert training.key != Training(configure(file, "many"), run).key
@@ -279,7 +279,7 @@ def test_an_augmentation_that_is_not_there_is_refused(file, word, says):
 
 def test_an_augmentation_must_keep_shapes(file, tmp_path):
     config = configure(file, "many", f"train.augmentation={file}:cut")
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     simulate(config, run)
     with pytest.raises(UsageError, match=r"must keep those of the outputs"):
         train(config, run, stop=Stop())
@@ -287,7 +287,7 @@ def test_an_augmentation_must_keep_shapes(file, tmp_path):
 
 def test_a_noise_model_that_gives_nan_is_refused(file, tmp_path):
     config = configure(file, "broken")
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     simulate(config, run)
     with pytest.raises(UsageError, match="observed output 'x' holds NaN"):
         Training(config, run)
@@ -305,22 +305,22 @@ def test_observed_shapes_must_agree_between_rows():
 
 def test_a_simulation_names_its_row_and_its_digest_is_the_same_for_any_blocks(file, tmp_path):
     config = configure(file, "images")
-    store = simulate(config, Run(tmp_path / "a"))
+    store = simulate(config, RunDirectory(tmp_path / "a"))
     _, theta, x, _ = to_numpy(store)
     data = simulator_of(config).prior
     np.testing.assert_array_equal(theta, data.data.reshape(400, -1)[x["prior_row"]])
     assert len(set(x["prior_row"])) == N
-    test = to_numpy(Store.open(Run(tmp_path / "a").store("test")))[2]["prior_row"]
+    test = to_numpy(Store.open(RunDirectory(tmp_path / "a").store("test")))[2]["prior_row"]
     assert not set(test) & set(x["prior_row"])
     simulation = spec_of(config, "train")
     alone = simulation.run(np.array([131]))
     assert alone.x["prior_row"][0] == x["prior_row"][131]
-    other = simulate(configure(file, "images", f"budget={N // 2}"), Run(tmp_path / "b"))
+    other = simulate(configure(file, "images", f"budget={N // 2}"), RunDirectory(tmp_path / "b"))
     assert other.digest(N // 2) == store.digest(N // 2)
 
 
 def test_the_number_of_the_row_is_nothing_to_learn_from(file, tmp_path):
-    config, run = configure(file, "images"), Run(tmp_path / "run")
+    config, run = configure(file, "images"), RunDirectory(tmp_path / "run")
     simulate(config, run)
     training = Training(config, run)
     assert training.table.shapes == {"x": (8, 9)}
@@ -361,7 +361,7 @@ def test_abc_and_weights_of_draws_need_a_density(file, tmp_path):
     from pipeline.abc.smc import abc_smc
     from pipeline.infer.reweight import reweighted
 
-    config, run = configure(file, "images"), Run(tmp_path / "run")
+    config, run = configure(file, "images"), RunDirectory(tmp_path / "run")
     configuration.save(config, run)
     x = {"x": np.zeros((1, 8, 9))}
     with pytest.raises(UsageError, match=r"the prior is a data set of 400 rows"):

@@ -16,7 +16,7 @@ import pytest
 from pipeline import config as configuration
 from pipeline.config import Config
 from pipeline.errors import UsageError
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.children import MARK
 from pipeline.simulate.leases.stage import simulate
 from pipeline.simulate.setup import spec_of
@@ -94,14 +94,14 @@ def check(name: str, store: Store) -> None:
     [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PROCESS],
 )
 def test_it_makes_the_rows_of_one_that_behaves(name: str, tmp_path: Path) -> None:
-    simulate(configure(name), Run(tmp_path / "run"), stop=Stop())
+    simulate(configure(name), RunDirectory(tmp_path / "run"), stop=Stop())
     check(name, Store.open(tmp_path / "run/store/train"))
 
 
 def test_rows_of_a_reused_array_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     digests = []
     for workers in (1, 2):
-        run = Run(tmp_path / str(workers))
+        run = RunDirectory(tmp_path / str(workers))
         simulate(configure("view", f"simulate.workers={workers}"), run, stop=Stop())
         digests.append(Store.open(run.store("train")).digest())
     assert digests[0] == digests[1]
@@ -125,7 +125,7 @@ def test_it_fails_row_by_row_or_is_refused_by_name(name: str) -> None:
 @pytest.mark.parametrize("name", ["empty", "longdouble"])
 def test_a_store_lives_on_after_outputs_were_refused(name: str, tmp_path: Path) -> None:
     """The same file, mended, goes on in the same run."""
-    file, run = tmp_path / "odd.py", Run(tmp_path / "run")
+    file, run = tmp_path / "odd.py", RunDirectory(tmp_path / "run")
     text = FILE.read_text()
     file.write_text(text)
     with pytest.raises(UsageError, match="output"):
@@ -142,7 +142,7 @@ def test_a_relative_run_and_a_simulator_that_changes_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run = Run(Path("run"))
+    run = RunDirectory(Path("run"))
     assert run.path == tmp_path / "run"
     simulate(configure("changes_directory"), run, stop=Stop())
     check("changes_directory", Store.open(tmp_path / "run/store/train"))
@@ -222,7 +222,7 @@ def await_end_of(variable: str) -> None:
 
 def test_what_a_simulation_leaves_running_ends_with_it(models: Path, tmp_path: Path) -> None:
     config = configure("leaves", file=models)
-    simulate(config, Run(tmp_path / "run"), stop=Stop())
+    simulate(config, RunDirectory(tmp_path / "run"), stop=Stop())
     _, _, x, _ = to_numpy(Store.open(tmp_path / "run/store/train"))
     assert x["x"].shape == (BUDGET, 2)
     assert not x["x"][:, 1].any()
@@ -234,7 +234,7 @@ def test_what_a_worker_leaves_running_ends_with_it(
     mark = f"SBIFLOW_TEST_{os.getpid()}_{time.time_ns()}"
     monkeypatch.setenv(mark, "1")
     config = configure("dies", "simulate.timeout=2", file=models)
-    result = simulate(config, Run(tmp_path / "run"), stop=Stop())
+    result = simulate(config, RunDirectory(tmp_path / "run"), stop=Stop())
     assert (result.counts["ok"], result.counts["timeout"]) == (BUDGET - 1, 1)
     assert (tmp_path / "killed").exists()
     monkeypatch.delenv(mark)
@@ -244,7 +244,7 @@ def test_what_a_worker_leaves_running_ends_with_it(
 def test_what_a_worker_leaves_running_ends_with_a_killed_driver(
     models: Path, tmp_path: Path
 ) -> None:
-    mark, run = f"SBIFLOW_TEST_{os.getpid()}_{time.time_ns()}", Run(tmp_path / "run")
+    mark, run = f"SBIFLOW_TEST_{os.getpid()}_{time.time_ns()}", RunDirectory(tmp_path / "run")
     configuration.save(configure("rests", file=models), run)
     driver = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "simulate", "-o", str(run.path), "--leases"],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from examples.prior_predictive import statistics
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.store import Rows, Schema, Spool, Store, Writer, to_numpy
 
 
@@ -56,7 +56,7 @@ def test_padding_is_no_data(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_store_larger_than_the_memory_of_its_only_worker(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     store = _store(run.store("train"), 30, 16_000, 250)  # 16 MB each
     size = sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file())
     assert size > 450e6

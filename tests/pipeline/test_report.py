@@ -17,7 +17,7 @@ from pipeline.evaluate.stage import evaluate
 from pipeline.report.pictures import simulation_pictures
 from pipeline.report.stage import report
 from pipeline.results import latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 from pipeline.store import DamagedError, Outcome, Rows, Store
 from pipeline.store.shard import write_shard
@@ -141,7 +141,7 @@ def test_a_sweep_of_sampling_steps_has_its_table(finished: Any) -> None:
 
 def test_no_run_no_page(tmp_path: Any) -> None:
     with pytest.raises(UsageError, match=r"no config.yml"):
-        report(Run(tmp_path))
+        report(RunDirectory(tmp_path))
 
 
 def test_pictures_of_equal_rows_are_equal_for_any_layout_of_shards(tmp_path: Any) -> None:

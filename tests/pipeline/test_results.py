@@ -24,7 +24,7 @@ from pipeline.infer.sample import sample
 from pipeline.report.contents import RunContents
 from pipeline.report.stage import report
 from pipeline.results import BELONGS, latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.show import status_values
 from pipeline.stop import Stop
 from pipeline.track.history import History
@@ -36,11 +36,11 @@ SHARED = ["config.yml", "latest.json", "references/exact"]
 FILES = [*SHARED, *(f"trainings/KEY/{name}" for name in TRAINED)]
 
 
-def words(run: Run, *changes: str) -> configuration.Config:
+def words(run: RunDirectory, *changes: str) -> configuration.Config:
     return configuration.resolve(run, None, changes)
 
 
-def repeat(run: Run, *changes: str) -> Any:
+def repeat(run: RunDirectory, *changes: str) -> Any:
     """Train and evaluate as the command does; return the numbers without times."""
     config = words(run, *changes)
     stages.train(config, run, Stop())
@@ -50,7 +50,7 @@ def repeat(run: Run, *changes: str) -> Any:
     }
 
 
-def sampled(run: Run, out: Path) -> np.ndarray:
+def sampled(run: RunDirectory, out: Path) -> np.ndarray:
     sample(run, {"x": np.array([0.3, -0.4])}, 5, None, 0, out / "draws.npz")
     with np.load(out / "draws.npz") as file:
         return np.array(file["theta"])
@@ -67,7 +67,7 @@ class Known:
     result: dict[str, Any]
     draws: np.ndarray
 
-    def weights(self, run: Run) -> str:
+    def weights(self, run: RunDirectory) -> str:
         content = (run.training(self.key) / "posterior" / "weights.pt").read_bytes()
         return hashlib.sha256(content).hexdigest()
 
@@ -95,7 +95,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
             "evaluate": {"draws": 10, "sampling_steps": 2, "metrics": ["mmd", "rmse"], "seed": 1},
         }
     )
-    run = Run(folder / "run")
+    run = RunDirectory(folder / "run")
     stages.begin(config, run, "simulate")({"event": "start"})
     simulate(config, run)
     repeat(run)
@@ -108,9 +108,9 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
 
 
 @pytest.fixture
-def run(known: Known, tmp_path: Path) -> Run:
+def run(known: Known, tmp_path: Path) -> RunDirectory:
     shutil.copytree(known.path, tmp_path / "run")
-    return Run(tmp_path / "run")
+    return RunDirectory(tmp_path / "run")
 
 
 def flip(path: Path, place: float) -> None:
@@ -134,7 +134,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", ["byte in the middle", "gone"])
 @pytest.mark.parametrize("name", ["done.json", "curves.json"])
 def test_what_the_journal_repeats_is_written_anew_without_training(
-    known: Known, run: Run, tmp_path: Path, capsys: Any, name: str, damage: str
+    known: Known, run: RunDirectory, tmp_path: Path, capsys: Any, name: str, damage: str
 ) -> None:
     told = [record.points for record in History(run, tmp_path).records()]
     weights = run.training(known.key) / "posterior/weights.pt"
@@ -154,7 +154,7 @@ def test_what_the_journal_repeats_is_written_anew_without_training(
 
 
 def test_without_a_sound_posterior_the_training_is_repeated(
-    known: Known, run: Run, capsys: Any
+    known: Known, run: RunDirectory, capsys: Any
 ) -> None:
     flip(run.training(known.key) / "done.json", 0.5)
     flip(run.training(known.key) / "posterior/weights.pt", 0.5)
@@ -165,7 +165,7 @@ def test_without_a_sound_posterior_the_training_is_repeated(
 @pytest.mark.parametrize("damage", [*DAMAGES, "another's"])
 @pytest.mark.parametrize("name", FILES)
 def test_damage_is_said_and_mended_and_changes_no_result(
-    known: Known, run: Run, tmp_path: Path, capsys: Any, name: str, damage: str
+    known: Known, run: RunDirectory, tmp_path: Path, capsys: Any, name: str, damage: str
 ) -> None:
     path = known.file(run.path, name)
     if damage == "another's":
@@ -202,7 +202,7 @@ def test_damage_is_said_and_mended_and_changes_no_result(
 
 @pytest.mark.parametrize("damage", [*DAMAGES, "another's"])
 def test_damaged_references_and_kept_draws_are_drawn_anew(
-    known: Known, run: Run, capsys: Any, damage: str
+    known: Known, run: RunDirectory, capsys: Any, damage: str
 ) -> None:
     evaluation = run.training(known.key) / "evaluation"
     (evaluation / "metrics.json").unlink()
@@ -215,7 +215,7 @@ def test_damaged_references_and_kept_draws_are_drawn_anew(
     assert (f"{reference.name} " in capsys.readouterr().err) == (damage != "gone")
 
 
-def test_draws_that_a_stopped_evaluation_kept_are_checked(known: Known, run: Run) -> None:
+def test_draws_that_a_stopped_evaluation_kept_are_checked(known: Known, run: RunDirectory) -> None:
     folder = run.training(known.key) / "evaluation"
     shutil.rmtree(folder)
     kept = folder / "blocks" / "drawn_2_0.npz"
@@ -232,7 +232,7 @@ def test_draws_that_a_stopped_evaluation_kept_are_checked(known: Known, run: Run
 
 
 def test_a_posterior_of_another_training_is_not_taken_for_this_one(
-    known: Known, run: Run, tmp_path: Path
+    known: Known, run: RunDirectory, tmp_path: Path
 ) -> None:
     ours, other = (run.training(key) / "posterior" for key in (known.key, known.other))
     shutil.rmtree(ours)
@@ -245,7 +245,9 @@ def test_a_posterior_of_another_training_is_not_taken_for_this_one(
     assert np.array_equal(sampled(run, tmp_path), known.draws)
 
 
-def test_the_report_names_what_is_damaged_and_shows_the_rest(known: Known, run: Run) -> None:
+def test_the_report_names_what_is_damaged_and_shows_the_rest(
+    known: Known, run: RunDirectory
+) -> None:
     flip(run.training(known.key) / "evaluation" / "draws.npz", 0.5)
     page = report(run).read_text()
     assert "Damaged files" in page
@@ -254,7 +256,7 @@ def test_the_report_names_what_is_damaged_and_shows_the_rest(known: Known, run: 
 
 
 def test_a_key_that_leaves_the_run_directory_is_refused(
-    known: Known, run: Run, tmp_path: Path
+    known: Known, run: RunDirectory, tmp_path: Path
 ) -> None:
     for key in ("../trainings/x", "..", "/tmp", "a/b", ""):
         with pytest.raises(DamagedError, match="is no training"):
@@ -267,7 +269,7 @@ def test_a_key_that_leaves_the_run_directory_is_refused(
 # --- files of versions without seals ---------------------------------------------------------------
 
 
-def unseal(known: Known, run: Run) -> None:
+def unseal(known: Known, run: RunDirectory) -> None:
     """Bring a run into the form in which versions without seals left it."""
     for path in (run.path / "config.yml", run.path / "latest.json"):
         plain = read_text(path) if path.suffix == ".yml" else json.dumps(_plain(path))
@@ -307,7 +309,7 @@ def _plain(path: Path) -> dict[str, Any]:
 
 
 def test_runs_of_versions_without_seals_are_found_done(
-    known: Known, run: Run, tmp_path: Path, capsys: Any
+    known: Known, run: RunDirectory, tmp_path: Path, capsys: Any
 ) -> None:
     unseal(known, run)
     files = list((run.path / "trainings").rglob("*.json"))
@@ -328,12 +330,12 @@ def test_runs_of_versions_without_seals_are_found_done(
 # --- the configuration -----------------------------------------------------------------------------
 
 
-def state(run: Run) -> tuple[bytes, list[str]]:
+def state(run: RunDirectory) -> tuple[bytes, list[str]]:
     """Return the configuration and what the journal holds."""
     return run.config.read_bytes(), [event["event"] for event in Journal(run.journal).read()]
 
 
-def test_work_that_is_done_changes_no_configuration(known: Known, run: Run) -> None:
+def test_work_that_is_done_changes_no_configuration(known: Known, run: RunDirectory) -> None:
     before = state(run)
     stages.train(words(run, "train.gpu=true", "train.walltime=9"), run, Stop())
     assert state(run) == before
@@ -341,7 +343,7 @@ def test_work_that_is_done_changes_no_configuration(known: Known, run: Run) -> N
     assert state(run) == before
 
 
-def test_work_that_is_done_by_a_configuration_keeps_it(known: Known, run: Run) -> None:
+def test_work_that_is_done_by_a_configuration_keeps_it(known: Known, run: RunDirectory) -> None:
     before = state(run)
     stages.evaluate(words(run, "evaluate.draws=12"), run, Stop())
     assert configuration.parse(run.config.read_text(), run.config)["evaluate"]["draws"] == 12
@@ -353,7 +355,7 @@ def test_work_that_is_done_by_a_configuration_keeps_it(known: Known, run: Run) -
 
 
 def test_each_training_keeps_the_configuration_it_was_made_by(
-    known: Known, run: Run, tmp_path: Path
+    known: Known, run: RunDirectory, tmp_path: Path
 ) -> None:
     def kept() -> dict[str, bytes]:
         return {
@@ -373,7 +375,9 @@ def test_each_training_keeps_the_configuration_it_was_made_by(
         assert configuration.parse(attached.read_text(), attached)["train"]["steps"] == steps
 
 
-def test_a_changed_configuration_is_kept_aside_and_written_anew(run: Run, capsys: Any) -> None:
+def test_a_changed_configuration_is_kept_aside_and_written_anew(
+    run: RunDirectory, capsys: Any
+) -> None:
     before = run.config.read_text()
     run.config.write_text(before.replace("budget: 80", "budget: 70"))
     assert configuration.load(run).budget == 80
@@ -383,7 +387,9 @@ def test_a_changed_configuration_is_kept_aside_and_written_anew(run: Run, capsys
     assert "budget: 70" in (run.path / "config.yml.changed").read_text()
 
 
-def test_without_a_journal_a_damaged_configuration_is_asked_for(known: Known, run: Run) -> None:
+def test_without_a_journal_a_damaged_configuration_is_asked_for(
+    known: Known, run: RunDirectory
+) -> None:
     values = configuration.load(run).plain()
     run.journal.unlink()
     run.config.write_bytes(b"")
@@ -394,7 +400,7 @@ def test_without_a_journal_a_damaged_configuration_is_asked_for(known: Known, ru
     assert configuration.load(run) == config
 
 
-def test_a_run_s_own_configuration_as_the_source_is_the_run_s(run: Run) -> None:
+def test_a_run_s_own_configuration_as_the_source_is_the_run_s(run: RunDirectory) -> None:
     before = run.config.read_text()
     run.config.write_text(before.replace("sampling_steps: 2", "sampling_steps: 3"))
     assert configuration.resolve(run, run.config).evaluate.sampling_steps == 2
@@ -405,7 +411,7 @@ def test_a_run_s_own_configuration_as_the_source_is_the_run_s(run: Run) -> None:
 
 @pytest.mark.parametrize("name", ["os.replace", "os.fsync"])
 def test_a_full_disk_is_a_clear_error(
-    known: Known, run: Run, monkeypatch: pytest.MonkeyPatch, name: str
+    known: Known, run: RunDirectory, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import LockedError, Stopped
 from pipeline.files import write_whole
 from pipeline.progress import duration
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import stop_on_signals
 
 
@@ -27,7 +27,7 @@ def test_a_failed_write_leaves_the_old_text(tmp_path: Path) -> None:
 
 
 def test_a_second_driver_is_refused_by_name(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     with run.lock(), pytest.raises(LockedError, match=f"process {os.getpid()} on "), run.lock():
         pass
     with run.lock():
@@ -35,7 +35,7 @@ def test_a_second_driver_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_driver_refused_before_the_other_wrote_its_name_waits_for_it(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = RunDirectory(tmp_path)
     with open(tmp_path / "lock", "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         writer = threading.Timer(0.2, (tmp_path / "lock").write_text, ["process 7 on elsewhere"])

@@ -21,7 +21,7 @@ from pipeline.infer import reweight
 from pipeline.infer.observation import read_observation
 from pipeline.infer.sample import read_sampling_steps, sample
 from pipeline.results import latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import stop_on_signals
 
 X = np.array([0.3, -0.4])  # theta | x ~ N(0.8 x, 0.2), x ~ N(0, 1.25)
@@ -99,7 +99,7 @@ def test_sampling_steps_that_do_not_fit_are_refused(finished: Any, tmp_path: Pat
 )
 def test_what_would_lose_a_part_is_refused(tmp_path: Path, values: np.ndarray, said: str) -> None:
     with pytest.raises(UsageError, match=f"the observation holds {said}"):
-        sample(Run(tmp_path / "run"), {"x": values}, 10, None, 0, tmp_path / "draws.npz")
+        sample(RunDirectory(tmp_path / "run"), {"x": values}, 10, None, 0, tmp_path / "draws.npz")
 
 
 # --- what is read and written ----------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_a_place_where_draws_cannot_be_written_is_refused_before_they_are_drawn(
         (Path("/dev/null"), "is not a regular file"),
     ):
         with pytest.raises(UsageError, match=why):
-            sample(Run(tmp_path), {"x": X}, 5, None, 0, out)
+            sample(RunDirectory(tmp_path), {"x": X}, 5, None, 0, out)
     assert (tmp_path / "file").read_text() == "precious"
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.run import PARTIAL_SECONDS, Run
+from pipeline.run import PARTIAL_SECONDS, RunDirectory
 from pipeline.simulate.scratch import OLD, scratch
 
 KILLED = """
@@ -47,7 +47,7 @@ def test_those_of_killed_processes_go_and_others_stay(tmp_path: Path) -> None:
 
 
 def test_a_run_drops_files_that_a_killed_process_had_begun(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     with run.lock():
         old = [".config.yml.abcd12_z", ".latest.json.1234", "trainings/k/.done.json.99"]
         kept = [

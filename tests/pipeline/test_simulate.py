@@ -17,7 +17,7 @@ import pytest
 import cluster
 import simulators
 from pipeline.errors import PipelineError, Stopped, TooManyFailed, UsageError
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.seed import generators, points
 from pipeline.simulate.stage import simulate
 from pipeline.stop import Stop
@@ -151,7 +151,7 @@ def configure(models: Path, name: str, budget: int, **settings) -> SimpleNamespa
 
 def go(config, folder, stream="train", **options):
     return simulate(
-        config, Run(folder / "run"), stream, stop=options.pop("stop", Stop()), **options
+        config, RunDirectory(folder / "run"), stream, stop=options.pop("stop", Stop()), **options
     )
 
 
@@ -345,7 +345,10 @@ def test_a_run_that_is_deleted_ends_the_stage(models, tmp_path):
 
     thread = threading.Thread(target=delete)
     thread.start()
-    with pytest.raises(PipelineError, match="run is gone: it was deleted"), Run(run).lock():
+    with (
+        pytest.raises(PipelineError, match="run is gone: it was deleted"),
+        RunDirectory(run).lock(),
+    ):
         go(configure(models, "seldom", 100_000), tmp_path)
     thread.join()
     assert not run.exists()

@@ -21,7 +21,7 @@ import json, os, sys
 import ray
 from pathlib import Path
 from pipeline.config import build
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.simulate.stage import simulate
 from pipeline.stop import Stop
 from pipeline.store import Store, to_numpy
@@ -32,7 +32,7 @@ config = build({
     "name": "gpus", "simulator": f"{folder}/model.py:model", "budget": 20,
     "simulate": {"gpus": 0.5, "cpus": 1},
 })
-result = simulate(config, Run(Path(folder, "run")), stop=Stop())
+result = simulate(config, RunDirectory(Path(folder, "run")), stop=Stop())
 _, _, x, _ = to_numpy(Store.open(Path(folder, "run/store/train")), 20)
 print(json.dumps({"workers": result.workers, "device": sorted(set(x["device"].tolist()))}))
 """

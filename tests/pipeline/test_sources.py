@@ -11,7 +11,7 @@ from pipeline import config as configuration
 from pipeline.config import Config
 from pipeline.errors import DamagedError, UsageError
 from pipeline.report.stage import report
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.show import status, status_values
 from pipeline.simulate import sources
 from pipeline.simulate.leases.stage import simulate
@@ -34,7 +34,7 @@ class Case:
     """A run whose simulator can be edited."""
 
     def __init__(self, folder: Path) -> None:
-        self.file, self.run = folder / "model.py", Run(folder / "run")
+        self.file, self.run = folder / "model.py", RunDirectory(folder / "run")
         self.store = self.run.store("train")
         self.write(MODEL)
 
@@ -131,7 +131,7 @@ def test_a_store_without_rows_takes_any_source(case: Case) -> None:
     path = case.store / "source.json"
     text = path.read_bytes()
     other = Case(case.file.parent)
-    other.run = Run(case.file.parent / "other")
+    other.run = RunDirectory(case.file.parent / "other")
     other.store = other.run.store("train")
     Store.create(other.store, Store.open(case.store).identity)
     (other.store / "source.json").write_bytes(text)

@@ -22,7 +22,7 @@ from pipeline.cli import study as command
 from pipeline.config import load, read
 from pipeline.errors import PipelineError, UsageError
 from pipeline.files import read_document
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.show import status_values
 from pipeline.stop import Stop
 from pipeline.store import Store
@@ -109,14 +109,14 @@ def test_every_combination_is_trained_on_shared_simulations(done: tuple[Path, An
 
 def test_a_case_is_an_ordinary_run(done: tuple[Path, Any]) -> None:
     folder, result = done
-    run = Run(folder / "cases" / result["cases"][0]["name"])
+    run = RunDirectory(folder / "cases" / result["cases"][0]["name"])
     values = status_values(load(run), run)
     assert (values["done"], values["budget"], values["missing"]) == (64, 64, 0)
     assert values["digest"] == result["cases"][0]["store_digest"]
     (curve,) = [one for one in curves_of(run) if one["metric"] == "validation_loss"]
     assert curve["axes"] == {"estimator": result["cases"][0]["axes"]["estimator"]}
     assert curve["next"]["budget"] == 256
-    assert curves_of(Run(folder)) == []
+    assert curves_of(RunDirectory(folder)) == []
 
 
 def test_a_repeat_trains_nothing_and_another_value_only_its_cases(
@@ -140,7 +140,7 @@ def test_the_page_and_mlflow_show_the_study(done: tuple[Path, Any]) -> None:
     page = (folder / "study.html").read_text()
     for words in ("Against the budget", "Calibration", "Would more simulations help?", "cmpe"):
         assert words in page
-    client = MlflowClient(tracking_uri=Run(folder).tracking_uri)
+    client = MlflowClient(tracking_uri=RunDirectory(folder).tracking_uri)
     experiment = client.get_experiment_by_name("small")
     runs = client.search_runs([experiment.experiment_id], max_results=100)
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]

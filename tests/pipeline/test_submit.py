@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import Config, build, override, read
 from pipeline.errors import UsageError
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.submit.chain import options
 from pipeline.submit.gate import gate
 from pipeline.submit.stage import states, submit
@@ -20,7 +20,7 @@ def configure(*words: str) -> Config:
     return build(override(PLAIN, words))
 
 
-def jobs(config: Config, run: Run, stage: str = "all", **asked: str) -> dict[str, str]:
+def jobs(config: Config, run: RunDirectory, stage: str = "all", **asked: str) -> dict[str, str]:
     """Return the scripts by stage."""
     result = submit(
         config, run, stage, {k.replace("_", "-"): v for k, v in asked.items()}, dry=True
@@ -29,11 +29,11 @@ def jobs(config: Config, run: Run, stage: str = "all", **asked: str) -> dict[str
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run(tmp_path / "run")
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(tmp_path / "run")
 
 
-def test_a_dry_run_writes_nothing(run: Run) -> None:
+def test_a_dry_run_writes_nothing(run: RunDirectory) -> None:
     scripts = jobs(configure(), run, time="1:00:00")
     assert list(scripts) == ["simulate", "train", "evaluate"]
     assert all("#SBATCH --time=1:00:00" in text for text in scripts.values())
@@ -45,7 +45,7 @@ def test_a_dry_run_writes_nothing(run: Run) -> None:
 
 @pytest.mark.parametrize("text", ["", '{"format": 1, "system": "pbs", "jobs": []}'])
 def test_of_a_damaged_record_of_jobs_nothing_is_known(
-    run: Run, text: str, capsys: pytest.CaptureFixture[str]
+    run: RunDirectory, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
     (run.path / "jobs.json").write_text('{"system": "slurm", "jobs": []}')  # of an earlier version
@@ -64,14 +64,14 @@ def test_simulations_that_are_all_there_are_not_queued(finished) -> None:
         jobs(more, finished.run, "train")
 
 
-def test_only_work_that_is_shared_gets_several_nodes(run: Run) -> None:
+def test_only_work_that_is_shared_gets_several_nodes(run: RunDirectory) -> None:
     scripts = jobs(configure(), run, nodes="4")
     nodes = {stage: "--nodes=4" in text for stage, text in scripts.items()}
     assert nodes == {"simulate": True, "train": False, "evaluate": False}
     assert "--nodes=4" in jobs(configure("train.workers=4"), run, nodes="4")["train"]
 
 
-def test_options_come_from_the_configuration_its_stages_and_the_call(run: Run) -> None:
+def test_options_come_from_the_configuration_its_stages_and_the_call(run: RunDirectory) -> None:
     config = configure(
         "cluster.options={mem: 4G, partition: cpu}",
         "cluster.stages.train={partition: gpu, gres: gpu:1}",
@@ -84,7 +84,7 @@ def test_options_come_from_the_configuration_its_stages_and_the_call(run: Run) -
     assert "--partition=cpu" in jobs(config, run, partition="cpu")["train"]
 
 
-def test_the_environment_of_the_nodes_is_the_configuration_s(run: Run) -> None:
+def test_the_environment_of_the_nodes_is_the_configuration_s(run: RunDirectory) -> None:
     config = configure("cluster.setup=[module load x]", "cluster.prefix=apptainer exec a.sif")
     text = jobs(config, run, nodes="2")["simulate"]
     assert text.index("module load x") < text.index(
@@ -94,7 +94,7 @@ def test_the_environment_of_the_nodes_is_the_configuration_s(run: Run) -> None:
     assert "/opt/python -m pipeline" in jobs(configure("cluster.python=/opt/python"), run)["train"]
 
 
-def test_the_job_after_an_array_looks_for_itself(run: Run) -> None:
+def test_the_job_after_an_array_looks_for_itself(run: RunDirectory) -> None:
     scripts = jobs(configure("cluster.layout=array"), run, array="0-3")
     gate = f"-m pipeline.submit.gate {run.path.resolve()} || {{"
     assert [gate in text for text in scripts.values()] == [False, True, False]
@@ -114,10 +114,10 @@ def test_the_gate_is_open_when_all_simulations_are_there(finished, tmp_path: Pat
     with pytest.raises(UsageError, match="700 of 1000 train simulations are missing"):
         gate(finished.configure("budget=1000"), finished.run)
     with pytest.raises(UsageError, match="simulations are missing"):
-        gate(config, Run(tmp_path / "nothing"))
+        gate(config, RunDirectory(tmp_path / "nothing"))
 
 
-def test_a_system_without_chains_gets_one_job(run: Run) -> None:
+def test_a_system_without_chains_gets_one_job(run: RunDirectory) -> None:
     (text,) = jobs(configure("cluster.backend=pbs"), run).values()
     assert f"-m pipeline run {run.path}/config.yml -o {run.path} cluster.backend=pbs" in text
 
@@ -154,7 +154,7 @@ def test_a_system_without_chains_gets_one_job(run: Run) -> None:
     ],
 )
 def test_what_cannot_work_is_refused(
-    run: Run, words: list[str], asked: dict[str, str], message: str
+    run: RunDirectory, words: list[str], asked: dict[str, str], message: str
 ) -> None:
     stage = asked.get("stage", "all")
     rest = {name: value for name, value in asked.items() if name != "stage"}
@@ -168,7 +168,7 @@ def test_what_cannot_work_is_refused(
 def test_a_run_on_this_machine_s_own_disk_is_refused(place: str) -> None:
     config = configure("cluster.shared=false")
     with pytest.raises(UsageError, match=r"on a disk of this machine .*cluster\.shared=true"):
-        jobs(config, Run(Path(place)))
+        jobs(config, RunDirectory(Path(place)))
 
 
 def test_a_simulator_on_this_machine_s_own_disk_is_refused(tmp_path: Path) -> None:
@@ -176,11 +176,11 @@ def test_a_simulator_on_this_machine_s_own_disk_is_refused(tmp_path: Path) -> No
     (tmp_path / "s.py").write_text("from simulators import Uniform, simulator\n" + model)
     config = configure("cluster.shared=false", f"simulator={tmp_path}/s.py:s")
     with pytest.raises(UsageError, match=rf"the simulator {tmp_path}/s\.py is on a disk"):
-        jobs(config, Run(Path("/work-of-nobody/run")))
+        jobs(config, RunDirectory(Path("/work-of-nobody/run")))
 
 
 def test_without_sbatch_nothing_is_left(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="'sbatch' is not on the PATH: submit from a login node"):
@@ -209,7 +209,7 @@ def test_a_time_in_a_file_is_a_time(tmp_path: Path) -> None:
      '{"system": "slurm", "jobs": 3}'],
 )  # fmt: skip
 def test_a_damaged_note_of_jobs_is_said_and_blocks_nothing(
-    run: Run, capsys: pytest.CaptureFixture[str], text: str
+    run: RunDirectory, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     run.path.mkdir(exist_ok=True)
     (run.path / "jobs.json").write_text(text)
@@ -218,7 +218,7 @@ def test_a_damaged_note_of_jobs_is_said_and_blocks_nothing(
 
 
 def test_a_path_with_a_line_end_reaches_no_script(tmp_path: Path) -> None:
-    run = Run(tmp_path / "a\n#SBATCH --wrap=x")
+    run = RunDirectory(tmp_path / "a\n#SBATCH --wrap=x")
     with pytest.raises(UsageError, match="control character"):
         jobs(configure(), run)
     with pytest.raises(UsageError, match="printable"):

@@ -29,7 +29,7 @@ from pipeline import stages
 from pipeline.errors import PipelineError, Stopped, UsageError
 from pipeline.events import read
 from pipeline.results import Results, latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import stop_on_signals
 from pipeline.track.history import History
 from pipeline.track.live import POLL, Follower
@@ -116,7 +116,7 @@ def test_live_and_later_are_the_same(finished: Any, tmp_path: Path) -> None:
     sync(run, run.tracking_uri, "small")  # as after evaluation
     shutil.copytree(run.path, tmp_path / "elsewhere")
     later = f"sqlite:///{tmp_path / 'later.db'}"
-    sync(Run(tmp_path / "elsewhere"), later, "small")
+    sync(RunDirectory(tmp_path / "elsewhere"), later, "small")
     assert content(later) == content(run.tracking_uri)
 
 
@@ -206,7 +206,7 @@ def test_mlflow_is_imported_by_nobody_else() -> None:
 # --- the run's own database ----------------------------------------------------------------------
 
 
-def change(run: Run, statement: str) -> None:
+def change(run: RunDirectory, statement: str) -> None:
     with closing(sqlite3.connect(run.database)) as connection:
         assert connection.execute(statement).rowcount > 0
         connection.commit()
@@ -232,18 +232,18 @@ DAMAGES = {
 
 
 @pytest.fixture(scope="module")
-def tracked(_evaluated: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def tracked(_evaluated: Any, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """Return a run that MLflow knows; a test leaves it as it was."""
     path = tmp_path_factory.mktemp("tracked") / "run"
     shutil.copytree(_evaluated.run.path, path)
-    run = Run(path)
+    run = RunDirectory(path)
     sync(run, run.tracking_uri, "small")
     return run
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_database_that_is_damaged_or_says_something_else_is_not_believed(
-    tracked: Run, tmp_path: Path, kind: str
+    tracked: RunDirectory, tmp_path: Path, kind: str
 ) -> None:
     history = History(tracked, tmp_path)
     records, artefacts = list(history.records()), tracked.path / "artefacts"
@@ -280,7 +280,7 @@ def test_what_is_said_of_a_training_does_not_change_when_its_weights_are_damaged
 
 
 def test_a_damaged_database_is_set_aside_and_built_anew(
-    tracked: Run, capsys: pytest.CaptureFixture[str]
+    tracked: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, damaged = content(tracked.tracking_uri), b"SQLite format 3" + bytes(5000)
     tracked.database.write_bytes(damaged)
@@ -296,7 +296,7 @@ def test_a_damaged_database_is_set_aside_and_built_anew(
 
 
 def test_a_file_that_is_missing_or_changed_among_the_artefacts_is_uploaded_again(
-    tracked: Run,
+    tracked: RunDirectory,
 ) -> None:
     _, run_id, _ = sync(tracked, tracked.tracking_uri, "small").runs
     (kept,) = (tracked.path / "artefacts").rglob(f"{run_id}/**/metrics.json")
@@ -327,7 +327,7 @@ def test_a_build_that_is_interrupted_leaves_no_database_and_a_repeat_completes_i
 
 
 def test_a_full_disk_is_said_and_spoils_nothing(
-    tracked: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tracked: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = tracked.database.read_bytes()
 
@@ -348,7 +348,7 @@ def command(*words: Any) -> list[str]:
     return [sys.executable, "-m", "pipeline", *map(str, words)]
 
 
-def of(run: Run, kind: str) -> Any:
+def of(run: RunDirectory, kind: str) -> Any:
     """Return the only MLflow run of a kind, None while there is none."""
     if not run.database.exists():
         return None
@@ -519,7 +519,7 @@ def test_the_model_loads_with_torch_and_mlflow_alone_and_draws_the_same(
 def test_several_runs_are_together_in_one_experiment(evaluated: Any, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'together.db'}"
     shutil.copytree(evaluated.run.path, tmp_path / "other")
-    other = Run(tmp_path / "other")
+    other = RunDirectory(tmp_path / "other")
     first = json.loads(other.journal.read_text().splitlines()[0])
     other.journal.unlink()  # another history is another run
     events = read(evaluated.run).events

@@ -15,7 +15,7 @@ import estimators
 from pipeline.config import build
 from pipeline.errors import DamagedError, PipelineError, Stopped, UsageError
 from pipeline.results import Results, latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stop import Stop
 from pipeline.store import Outcome, Rows, Schema, Spool, Store, Writer
 from pipeline.train.result import TrainResult
@@ -37,7 +37,7 @@ def make_run(path, n=N, held=N, prior=BOX, fails=lambda theta: np.zeros(len(thet
     rng = np.random.default_rng(0)
     theta = rng.uniform(-1, 1, (n, 2))
     x = {"x": (theta + 0.1 * rng.normal(size=(n, 2)))[:, [0, 1, 1]]}
-    run = Run(path)
+    run = RunDirectory(path)
     schema = Schema({"x": ("<f8", (3,))})
     identity = {"simulator": {"prior": prior.spec()}} if prior else {"names": ["a", "b"]}
     store = Store.create(run.store("train"), identity, schema, 8192)

@@ -8,14 +8,14 @@ import pytest
 
 from pipeline.config import build, differences, override, read, save
 from pipeline.errors import UsageError
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.stages import configure
 
 TUMOR = Path(__file__).parents[2] / "configs" / "tumor.yaml"
 
 
 def test_another_estimator_keeps_the_summary_and_takes_its_own_arguments(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+    run = RunDirectory(tmp_path)
     first = configure(run, TUMOR)
     save(first, run)
     second = configure(run, None, ["estimator.name=nsf"])
@@ -45,4 +45,4 @@ def test_wrong_names_are_refused_before_anything_runs(
     tmp_path: Path, word: str, expected: str
 ) -> None:
     with pytest.raises(UsageError, match=expected):
-        configure(Run(tmp_path), TUMOR, [word])
+        configure(RunDirectory(tmp_path), TUMOR, [word])

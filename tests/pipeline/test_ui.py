@@ -19,7 +19,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline.results import latest_training
-from pipeline.run import Run
+from pipeline.run import RunDirectory
 from pipeline.track.stage import sync
 from tests.pipeline.conftest import Finished
 from tests.real import missing
@@ -47,7 +47,7 @@ def served(
     """The UI as `sbiflow ui` starts it, and the run that it shows."""
     path = tmp_path_factory.mktemp("served") / "run"
     shutil.copytree(_evaluated.run.path, path)
-    evaluated, port = Finished(Run(path), _evaluated.config), free_port()
+    evaluated, port = Finished(RunDirectory(path), _evaluated.config), free_port()
     command = [sys.executable, "-m", "pipeline", "ui", "-o", str(path)]
     command += ["--port", str(port)]
     with subprocess.Popen(command, cwd=ROOT) as process:

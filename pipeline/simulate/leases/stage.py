@@ -16,7 +16,7 @@ from pipeline.config import Config
 from pipeline.errors import PipelineError
 from pipeline.events import Recorder
 from pipeline.progress import Progress
-from pipeline.run import Presence, Run
+from pipeline.run import Presence, RunDirectory
 from pipeline.simulate import sources
 from pipeline.simulate.driver import Driver
 from pipeline.simulate.leases.lease import LeaseLost
@@ -54,7 +54,7 @@ class ShareProgress(Progress):
 
 def simulate(
     config: Config,
-    run: Run,
+    run: RunDirectory,
     stream: str = "train",
     *,
     stop: Stop,
