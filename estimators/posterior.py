@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -180,11 +179,11 @@ class Posterior:
     def _drawn(
         self, context: Tensor, n: int, generator: torch.Generator, sampling_steps: SamplingSteps
     ) -> Iterator[tuple[Tensor, Tensor]]:
+        def draw(part: Tensor) -> Tensor:
+            return self.module.sample_latent(part, generator, sampling_steps)
+
         for rows in self._chunks(len(context) * n, context):
             part = context[rows // n]
-            draw = partial(
-                self.module.sample_latent, generator=generator, sampling_steps=sampling_steps
-            )
             with draws_that_fit(draw, part):
                 u = draw(part).float()
             yield rows, self.module.transform.inverse(u)
