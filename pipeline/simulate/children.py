@@ -20,9 +20,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+IGNORED = signal.SIGINT, signal.SIGUSR1  # the driver decides when to stop
 MARK = "SBIFLOW_WORKER"  # environment variable that all descendants of a worker have
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux' prctl
 PATIENCE = 5.0  # seconds until killed processes must have ended
@@ -53,15 +54,29 @@ def die_with_parent() -> None:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+@contextmanager
+def stop_signals_pending() -> Iterator[None]:
+    """Start processes within for which stop signals wait until they call `ignore_stop_signals`.
+
+    Without it a signal that arrives while such a process imports ends it, with a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ignore_stop_signals() -> None:
     """Ignore the signals that a batch system sends to every process: the driver decides when to stop.
 
     A handler that does nothing is, unlike SIG_IGN, not inherited by the programs that a simulator starts. SIGTERM
     must not become a SystemExit within a simulation, which would look like its failure.
     """
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in IGNORED:
         signal.signal(number, lambda *_: None)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
 
 
 class Children:

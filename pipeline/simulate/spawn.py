@@ -8,7 +8,7 @@ import sys
 from multiprocessing.connection import Connection, Pipe
 
 from pipeline.simulate.calls import environment
-from pipeline.simulate.children import marked
+from pipeline.simulate.children import marked, stop_signals_pending
 
 POOL = "pipeline.simulate.process_pool"  # the module that a worker runs
 
@@ -27,7 +27,7 @@ def spawn(
     flags = [] if path is None else ["-P"]
     imports = {} if path is None else {"PYTHONPATH": path}
     ours, theirs = Pipe()
-    with theirs:
+    with theirs, stop_signals_pending():
         child = subprocess.Popen(
             [sys.executable, *flags, "-m", module, str(theirs.fileno()), name],
             env=os.environ | environment(cpus) | imports | marked(),

@@ -21,6 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.simulate.actor import DISTRIBUTIONS, PACKAGES, Report, WorkerSetup
 from pipeline.simulate.agent import SimulationAgent
 from pipeline.simulate.note import read_note
+from pipeline.simulate.spawn import POOL, spawn
 from pipeline.simulate.spec import SimulationSpec
 from pipeline.simulate.work import AGENT_TARGET, PARTS, Work
 from pipeline.store import Outcome
@@ -167,3 +168,22 @@ def test_a_block_of_an_agent_is_a_minute_of_work_for_each_process() -> None:
     assert few.size(64, 1000, 16) == 4
     few.take(60)
     assert few.size(64, 1000, 16) == 16 // PARTS
+
+
+def test_stop_signals_do_not_end_a_process_that_still_imports(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pipe, process = spawn(POOL, "early", 1.0)
+    try:
+        for _ in range(20):
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(0.1)
+        assert process.poll() is None
+        pipe.send((0, "close", ()))
+        assert pipe.poll(60)
+    finally:
+        pipe.close()
+        process.kill()
+        process.wait()
+    assert "Traceback" not in capfd.readouterr().err
