@@ -233,6 +233,7 @@ def test_the_digest_is_that_of_any_number_of_workers(whole: Finished, tmp_path: 
     assert len(digests) == 1
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_an_abc_that_is_killed_at_random_has_the_same_digest(
@@ -311,6 +312,7 @@ def normal(value: np.ndarray, mean: float, std: float) -> np.ndarray:
     return np.exp(-0.5 * ((value - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_command_trains_on_both(whole: Finished, tmp_path: Path) -> None:

@@ -276,6 +276,7 @@ def test_the_numbers_are_the_same_for_any_number_of_workers_and_after_kills(
     assert alone["metrics"]["tarp"]["null_band"][1] > 0
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [["--workers", "2"], ["--chunks"]])
 def test_an_evaluation_that_is_killed_has_the_numbers_of_an_undisturbed_one(

@@ -171,6 +171,7 @@ def content(uri: str, experiment: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_page_of_a_training_moves_and_says_when_it_was_killed_and_resumed(
     finished: Finished, tmp_path: Path
