@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ KNOWN = (
 )
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def modules() -> dict[str, Path]:
     """Return the files of the product by the name that they are imported by."""
     files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
@@ -30,7 +37,7 @@ def modules() -> dict[str, Path]:
 def imports(path: Path, known: dict[str, Path]) -> set[str]:
     """Return which of the known modules a file imports, also within functions and for type checkers."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -86,8 +93,44 @@ def test_no_file_is_longer_than_a_reader_takes_in(room: str) -> None:
 def test_no_two_classes_have_one_name() -> None:
     found: dict[str, list[str]] = {}
     for module, path in modules().items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.ClassDef):
                 found.setdefault(node.name, []).append(module)
     assert len(found) > 300
     assert {name: where for name, where in found.items() if len(where) > 1} == {}
+
+
+def bound(path: Path) -> set[str] | None:
+    """Return the names that a file gives to others, None where it makes them when it is asked."""
+    found: set[str] = set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return None if "__getattr__" in found else found
+
+
+def test_what_tests_and_benchmarks_import_is_there() -> None:
+    """mypy reads the product only, and a test that cannot be imported is seen after half an hour."""
+    known = modules()
+    names = {name: bound(path) for name, path in known.items()}
+    for name in [name for name in known if name.endswith(".__init__")]:
+        names[name.removesuffix(".__init__")] = names[name]
+    imported = [
+        (path, node.module, alias.name)
+        for path in [*known.values(), *(ROOT / "tests").rglob("*.py")]
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ImportFrom) and node.module in names
+        for alias in node.names
+    ]
+    assert len(imported) > 1000
+    assert [
+        f"{path.relative_to(ROOT)}: {module}.{name}"
+        for path, module, name in imported
+        if (here := names[module]) is not None
+        and name not in here
+        and f"{module}.{name}" not in names
+    ] == []

@@ -91,7 +91,7 @@ def test_intersection_over_union_of_maps() -> None:
     logits[0, 3, 0] = (
         1.0  # the first row is taken for class 3: of class 3 one pixel of two, of 0 two of three
     )
-    made = inverse.Operator(lambda theta: logits, inverse.Categorical())
+    made = inverse.Operator(lambda theta: logits, inverse.CategoricalNoise())
     assert neural.intersection(made, y, torch.zeros(1, 4)) == pytest.approx([(1 / 2 + 2 / 3) / 2])
 
 

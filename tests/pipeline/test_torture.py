@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.torture import facts
 from benchmarks.torture.__main__ import names, table, torture
-from benchmarks.torture.trials import BAD
+from benchmarks.torture.trial import BAD
 
 FEW = [
     *("damage-1-0", "damage-1-1", "damage-1-2", "damage-1-3"),
