@@ -12,8 +12,10 @@ Gaussian kernels, means with the diagonal: biased upwards).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
-from scipy.spatial.distance import cdist, pdist, squareform
+from scipy.spatial.distance import cdist, pdist
 
 from evaluation.score import Tick, paired
 from evaluation.two_sample import by_set, two_sample
@@ -41,6 +43,8 @@ BANDWIDTHS = (
     1e5,
     1e6,
 )
+TILE = 2048  # draws; distances are held between two blocks of this many, 32 MB
+BINS = 1 << 16
 
 
 def mmd(reference: np.ndarray, draws: np.ndarray) -> float:
@@ -56,15 +60,13 @@ def mmd(reference: np.ndarray, draws: np.ndarray) -> float:
         ValueError: shapes that do not fit, NaN, fewer than two draws, or reference draws that are equal.
     """
     x, y = _pair(reference, draws)
-    within = pdist(x)
-    middle = (len(within) - 1) // 2  # the lower median, as torch.median takes it
-    scale = np.partition(within, middle)[middle]
+    scale = _median_distance(x)
     if scale == 0:
         raise ValueError("reference draws are equal: the median distance is 0, MMD has no scale")
     gamma = 0.5 / scale**2
-    xx = np.exp(-gamma * within**2).mean()
-    yy = np.exp(-gamma * pdist(y, "sqeuclidean")).mean()
-    xy = np.exp(-gamma * cdist(x, y, "sqeuclidean")).mean()
+    xx = _mean(np.exp(-gamma * tile**2) for tile in _within(x, "euclidean"))
+    yy = _mean(np.exp(-gamma * tile) for tile in _within(y, "sqeuclidean"))
+    xy = _mean(np.exp(-gamma * tile) for tile in _between(x, y))
     return float(xx + yy - 2 * xy)
 
 
@@ -74,12 +76,7 @@ def mmd_paper(reference: np.ndarray, draws: np.ndarray) -> float:
     k(x, y) = sum_b exp(-|x - y|^2 / (2 b)),  b in `BANDWIDTHS`
     """
     x, y = _pair(reference, draws)
-    squared = (
-        squareform(pdist(x, "sqeuclidean")),
-        squareform(pdist(y, "sqeuclidean")),
-        cdist(x, y, "sqeuclidean"),
-    )
-    xx, yy, xy = (sum(float(np.exp(d / (-2.0 * b)).mean()) for b in BANDWIDTHS) for d in squared)
+    xx, yy, xy = (_paper_mean(*pair) for pair in ((x, x), (y, y), (x, y)))
     return max(xx + yy - 2 * xy, 0.0)
 
 
@@ -95,6 +92,62 @@ def mmd_paper_sets(
 ) -> np.ndarray:
     """MMD^2 of every test set by the CMPE paper's definition."""
     return by_set(mmd_paper, references, draws, tick)
+
+
+def _paper_mean(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the mean of the paper's kernel over all pairs, those of a draw with itself among them."""
+    sums = np.zeros(len(BANDWIDTHS))
+    for tile in _between(x, y):
+        sums += [np.exp(tile / (-2.0 * b)).sum() for b in BANDWIDTHS]
+    return float(sum(sums / (len(x) * len(y))))
+
+
+def _within(x: np.ndarray, metric: str) -> Iterator[np.ndarray]:
+    """Yield the distances of all pairs of draws, a tile at a time: n (n - 1) / 2 in all."""
+    for start in range(0, len(x), TILE):
+        block = x[start : start + TILE]
+        yield pdist(block, metric)
+        for other in range(start + TILE, len(x), TILE):
+            yield cdist(block, x[other : other + TILE], metric)
+
+
+def _between(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the squared distances of the draws of two sets, a tile at a time: n m in all."""
+    for start in range(0, len(x), TILE):
+        for other in range(0, len(y), TILE):
+            yield cdist(x[start : start + TILE], y[other : other + TILE], "sqeuclidean")
+
+
+def _mean(tiles: Iterable[np.ndarray]) -> float:
+    """Return the mean over the elements of all tiles."""
+    total, count = 0.0, 0
+    for tile in tiles:
+        total += tile.sum()
+        count += tile.size
+    return total / count
+
+
+def _median_distance(x: np.ndarray) -> float:
+    """Return the lower median of the distances within a set, as torch.median takes it.
+
+    Above one tile, distances are counted in bins, and those of the median's bin alone are sorted.
+    """
+    rank = (len(x) * (len(x) - 1) // 2 - 1) // 2
+    if len(x) <= TILE:
+        return float(np.partition(pdist(x), rank)[rank])
+    longest = max(float(tile.max(initial=0.0)) for tile in _within(x, "euclidean"))
+    if longest == 0:
+        return 0.0
+
+    def bins(tile: np.ndarray) -> np.ndarray:
+        return (tile * ((BINS - 1) / longest)).astype(np.intp).ravel()
+
+    counts = sum(np.bincount(bins(tile), minlength=BINS) for tile in _within(x, "euclidean"))
+    upto = np.cumsum(counts)
+    chosen = int(np.searchsorted(upto, rank, side="right"))
+    among = [tile.ravel()[bins(tile) == chosen] for tile in _within(x, "euclidean")]
+    rank -= int(upto[chosen - 1]) if chosen else 0
+    return float(np.partition(np.concatenate(among), rank)[rank])
 
 
 def _pair(reference: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evaluation import mmd as module
 from evaluation.mmd import BANDWIDTHS, mmd, mmd_paper, mmd_sets
 
 
@@ -37,6 +38,23 @@ def test_both_definitions_equal_double_loops(size: int) -> None:
     unbiased, biased = loops(x, y)
     assert mmd(x, y) == pytest.approx(unbiased, rel=1e-12)
     assert mmd_paper(x, y) == pytest.approx(biased, rel=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [(5, 9), (10, 4), (31, 30)])
+def test_tiles_give_what_one_matrix_gives(
+    sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(sizes[0], 3)), 1.0 + rng.normal(size=(sizes[1], 3))
+    x[1] = x[0]  # a distance of 0, in the first bin
+    whole = mmd(x, y), mmd_paper(x, y)
+    monkeypatch.setattr(module, "TILE", 4)
+    assert (mmd(x, y), mmd_paper(x, y)) == pytest.approx(whole, rel=1e-12)
+    for bins in (1, 3):
+        monkeypatch.setattr(module, "BINS", bins)
+        assert mmd(x, y) == pytest.approx(whole[0], rel=1e-12)
+    with pytest.raises(ValueError, match="are equal"):
+        mmd(np.ones_like(x), y)
 
 
 def test_gaussians_have_the_closed_form() -> None:
