@@ -15,7 +15,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: other tests would starve its workers
+os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: other tests would starve them
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 CLUSTERS = (  # Ray, SLURM, many processes
