@@ -18,25 +18,27 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: other tests would starve them
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-CLUSTERS = (  # Ray, SLURM, many processes
+CLUSTERS = (  # SLURM, many simulation actors, kills
     "tests/cluster/",
-    "tests/pipeline/test_abc.py",
-    "tests/pipeline/test_abc_rows.py",
-    "tests/pipeline/test_cli.py",
     "tests/pipeline/test_lease.py",
     "tests/pipeline/test_lease_stage.py",
-    "tests/pipeline/test_prior_predictive.py",
     "tests/pipeline/test_schedule.py",
     "tests/pipeline/test_simulate.py",
     "tests/pipeline/test_simulate_chaos.py",
     "tests/pipeline/test_simulate_gpus.py",
     "tests/pipeline/test_simulate_ray_death.py",
     "tests/pipeline/test_simulation_actor.py",
-    "tests/pipeline/test_study.py",
     "tests/pipeline/test_store_crash.py",
     "tests/pipeline/test_submit.py",
     "tests/pipeline/test_torture.py",
     "tests/pipeline/test_train_workers.py",
+)
+RUNS = (  # whole runs and ABC, each with a Ray of its own
+    "tests/pipeline/test_abc.py",
+    "tests/pipeline/test_abc_rows.py",
+    "tests/pipeline/test_cli.py",
+    "tests/pipeline/test_prior_predictive.py",
+    "tests/pipeline/test_study.py",
     "tests/pipeline/test_ui.py",
     "tests/test_document_examples.py",
 )
@@ -45,7 +47,6 @@ PROCESSES = (  # of their own, with signals and time limits
     "tests/pipeline/test_gone.py",
     "tests/pipeline/test_odd.py",
     "tests/pipeline/test_refine_chaos.py",
-    "tests/pipeline/test_study.py",
     "tests/pipeline/test_track.py",
     "tests/sbiflow/test_run.py",
     "tests/simulators/test_program.py",
@@ -53,16 +54,18 @@ PROCESSES = (  # of their own, with signals and time limits
 
 
 def group(nodeid: str) -> str:
-    """Return what runs in one process of pytest, in turn: a file, or all of `CLUSTERS`."""
+    """Return what runs in one process of pytest, in turn: a file, or all of `CLUSTERS` or `RUNS`."""
     file = nodeid.partition("::")[0]
-    return "clusters" if file.startswith(CLUSTERS) else file
+    if file.startswith(CLUSTERS):
+        return "clusters"
+    return "runs" if file.startswith(RUNS) else file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the clusters, which take longest; repeat a test of clusters or processes that failed."""
-    items.sort(key=lambda item: group(item.nodeid) != "clusters")
+    """Begin with clusters and runs, which take longest; repeat a test of processes that failed."""
+    items.sort(key=lambda item: ["clusters", "runs", group(item.nodeid)].index(group(item.nodeid)))
     for item in items:
-        if item.nodeid.startswith(CLUSTERS + PROCESSES):
+        if item.nodeid.startswith(CLUSTERS + RUNS + PROCESSES):
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 

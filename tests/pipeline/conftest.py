@@ -102,7 +102,7 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             "max_failed": 0.3,
             "estimator": {"name": "cmpe", "arguments": {"width": 32, "depth": 1}},
             "train": {"steps": 150, "threads": 1},
-            "evaluate": {"draws": 60, "sampling_steps": 3},
+            "evaluate": {"draws": 150, "sampling_steps": 3},
         }
     )
     run = RunDirectory(folder / "run")

@@ -39,7 +39,7 @@ def test_numbers_and_how_they_were_measured(evaluated: Any) -> None:
     assert 0.5 < c2st["mean"] < 1
     assert c2st["mean"] == pytest.approx(np.mean(c2st["values"]))
     assert c2st["sem"] == pytest.approx(np.std(c2st["values"], ddof=1) / np.sqrt(c2st["n"]))
-    assert (c2st["draws"], c2st["sampling_steps"], c2st["reference"]) == (60, 3, "exact")
+    assert (c2st["draws"], c2st["sampling_steps"], c2st["reference"]) == (150, 3, "exact")
     assert c2st["n"] == result["failed_share"]["test"]["ok"] < 30
     assert c2st["definition"].startswith("sbibm")
     assert set(result["metrics"]) == {"c2st", "mmd", "rmse", "sbc", "ece", "seconds"}
@@ -354,7 +354,7 @@ def test_a_view_of_a_small_evaluation_and_of_none(finished: Any) -> None:
         run.draws()
     run_stage(finished, "evaluate.metrics=[rmse]")
     found = run.draws()
-    assert found["draws_3"].sizes["draw"] == 60
+    assert found["draws_3"].sizes["draw"] == 150
     assert found["theta"].shape == (found.sizes["test"], 2)
 
 

@@ -65,7 +65,7 @@ def test_the_page_shows_the_numbers_of_the_run(evaluated: Any) -> None:
     assert metrics["c2st"]["definition"] in page.text
     assert f"{metrics['ece']['null_band'][1]:.3f}" in page.text
     assert (
-        f"{metrics['c2st']['n']} test sets, 60 draws, 3 sampling steps, reference: exact"
+        f"{metrics['c2st']['n']} test sets, 150 draws, 3 sampling steps, reference: exact"
         in page.text
     )
     assert latest_training(evaluated.run) in page.text
