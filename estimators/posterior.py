@@ -59,6 +59,11 @@ class Posterior:
         return self.module.problem.parameter_shape
 
     @property
+    def has_conditionals(self) -> bool:
+        """Whether outputs may be absent and parameters be given."""
+        return bool(self.module.has_conditionals)
+
+    @property
     def sampling_steps(self) -> int | None:
         """The network passes that a draw takes by default; None where there is no choice."""
         return self.module.sampling_steps

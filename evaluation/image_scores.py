@@ -24,7 +24,8 @@ from functools import partial
 import numpy as np
 
 from evaluation.calibration import sbc
-from evaluation.score import Scores, check_finite, check_shapes
+from evaluation.exchange import exchanged, null_band
+from evaluation.score import ComparedScores, Scores, Stream, check_finite, check_shapes
 
 RMSE = "For each test image the root of the mean squared error over draws and pixels, then mean"
 LEVELS = (0.5, 0.9)  # of the central intervals
@@ -36,14 +37,29 @@ PIXELS = 2**22  # numbers compared at a time
 Functional = Callable[[np.ndarray], np.ndarray]  # (..., D) -> (...)
 
 
-def rmse_image(theta: np.ndarray, draws: np.ndarray) -> Scores:
+def rmse_image(theta: np.ndarray, draws: np.ndarray) -> ComparedScores:
     """Root mean squared error of each test image's draws, as the denoising experiment of arXiv:2312.05440."""
+    return _errors(_roots(theta, draws))
+
+
+def _roots(theta: np.ndarray, draws: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the error of each image (b,), and with draws in the place of the truth (b, R)."""
     theta, draws = _checked(theta, draws)
-    each = [
-        math.sqrt(np.mean(np.square(drawn.astype(np.float64) - truth)))
-        for truth, drawn in zip(theta, draws, strict=True)
-    ]
-    return Scores.of(RMSE, np.array(each))
+    n, centre = draws.shape[1], draws.mean(1, dtype=np.float64)
+    variance = np.array([drawn.var(0, dtype=np.float64).mean() for drawn in draws])
+
+    def root(truth: np.ndarray, others: np.ndarray, counted: int = n - 1) -> np.ndarray:
+        squares = np.square(truth - centre).mean(1) + variance
+        return np.asarray(np.sqrt(squares * n / counted))  # a draw's distance from itself is 0
+
+    return {"values": root(theta, draws, counted=n), "null": exchanged(root, draws)}
+
+
+def _errors(found: Mapping[str, np.ndarray]) -> ComparedScores:
+    return ComparedScores.within(RMSE, found["values"], null_band(found["null"]))
+
+
+rmse_image.stream = Stream(_roots, lambda found, n, prior: _errors(found))  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

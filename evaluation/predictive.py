@@ -13,7 +13,7 @@ Reference: Posterior Predictive Assessment of Model Fitness via Realized Discrep
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,6 +43,17 @@ class PredictiveCheck:
     high: np.ndarray
     inside: np.ndarray
     simulations: int
+
+    def among(self, compared: np.ndarray) -> PredictiveCheck:
+        """Return the same for all elements of the outputs, of which some (E,) were compared; NaN for the others."""
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            result = np.full((*values.shape[:-1], len(compared)), np.nan)
+            result[..., compared] = values
+            return result
+
+        tail, low, high = spread(self.tail), spread(self.low), spread(self.high)
+        return replace(self, tail=tail, low=low, high=high)
 
 
 def predictive_check(

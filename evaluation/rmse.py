@@ -23,13 +23,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.exchange import exchanged, null_band
-from evaluation.score import ParameterScores, Scores, check_shapes, streamed
+from evaluation.exchange import BAND, REPETITIONS, exchanged, null_band
+from evaluation.score import ComparedScores, ParameterScores, check_shapes, streamed
 
 RMSE = "Root of the mean squared error over draws, then mean over test sets and parameters"
 NRMSE = "RMSE of each parameter in units of its prior's standard deviation, then mean"
 R2 = "Share of the true parameters' variance that posterior medians explain, mean over parameters"
 MAE = "Mean absolute error over draws, test sets and parameters"
+KEPT, FEWEST = 64 * REPETITIONS, 20  # draws that a test set keeps for the band of R^2, for all parameters together
 PAPER = "CMPE paper's tumor 'RMSE': mean absolute error / |mean of all parameters|"
 
 
@@ -122,31 +123,56 @@ class Explained:
         definition: the sentence beside the numbers.
         mean: over the parameters.
         per_parameter: shape (D,).
+        null_band: range from 5 to 95 % of `mean`, were the draws those of the true posterior.
     """
 
     definition: str
     mean: float
     per_parameter: np.ndarray
+    null_band: np.ndarray
+
+    @classmethod
+    def of(cls, found: Mapping[str, np.ndarray]) -> Explained:
+        """Return the share by medians and truths (B, D), and by draws in the place of the truth (B, R, D)."""
+        median = found["median"]
+        each = _explained(found["theta"], median)
+        null = [_explained(theta, median).mean() for theta in found["null"].swapaxes(0, 1)]
+        return cls(R2, float(each.mean()), each, np.quantile(null, BAND))
+
+
+def _explained(theta: np.ndarray, median: np.ndarray) -> np.ndarray:
+    """Return the share of the variance of theta (B, D) that medians (B, D) explain, shape (D,)."""
+    spread = np.square(theta - theta.mean(0)).sum(0)
+    return np.asarray(1 - np.square(theta - median).sum(0) / np.where(spread > 0, spread, np.nan))
 
 
 def _medians(theta: np.ndarray, draws: np.ndarray) -> dict[str, np.ndarray]:
-    return {"gap": np.median(_errors(theta, draws), axis=1), "theta": np.asarray(theta)}
+    theta, draws = np.asarray(theta, np.float64), np.asarray(draws, np.float64)
+    check_shapes(theta, draws)
+    times = int(np.clip(KEPT // draws.shape[2], FEWEST, REPETITIONS))
+    null = exchanged(lambda truth, others: truth, draws, times)
+    return {"theta": theta, "median": np.median(draws, axis=1), "null": null.astype(np.float32)}
 
 
-def _explained(found: Mapping[str, np.ndarray]) -> Explained:
-    gap, theta = found["gap"], found["theta"]
-    spread = np.square(theta - np.mean(theta, axis=0)).sum(0)
-    share = 1 - np.square(gap).sum(0) / np.where(spread > 0, spread, np.nan)
-    return Explained(R2, float(share.mean()), share)
-
-
-@streamed(_medians, lambda found, n, prior: _explained(found))
+@streamed(_medians, lambda found, n, prior: Explained.of(found))
 def r2(theta: np.ndarray, draws: np.ndarray) -> Explained:
     """R^2 of the posterior medians; NaN for a parameter that is the same in all test sets."""
-    return _explained(_medians(theta, draws))
+    return Explained.of(_medians(theta, draws))
 
 
-def rmse_paper(theta: np.ndarray, draws: np.ndarray, prior: np.ndarray) -> Scores:
+def _in_papers_unit(
+    theta: np.ndarray, draws: np.ndarray, prior: np.ndarray
+) -> dict[str, np.ndarray]:
+    unit = abs(float(np.mean(prior)))
+    return {name: values / unit for name, values in _absolute(theta, draws).items()}
+
+
+def _paper(found: Mapping[str, np.ndarray]) -> ComparedScores:
+    return ComparedScores.within(PAPER, found["values"].mean(1), null_band(found["null"]))
+
+
+@streamed(_in_papers_unit, lambda found, n, prior: _paper(found))
+def rmse_paper(theta: np.ndarray, draws: np.ndarray, prior: np.ndarray) -> ComparedScores:
     """The number that the tumour experiment of the CMPE paper calls RMSE.
 
     Arguments:
@@ -154,4 +180,4 @@ def rmse_paper(theta: np.ndarray, draws: np.ndarray, prior: np.ndarray) -> Score
         draws: posterior draws, shape (B, n, D).
         prior: draws of the prior, shape (m, D), on the scale of theta (in the paper log10).
     """
-    return Scores.of(PAPER, np.abs(_errors(theta, draws)).mean((1, 2)) / abs(float(np.mean(prior))))
+    return _paper(_in_papers_unit(theta, draws, prior))

@@ -37,6 +37,23 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class ComparedScores(Scores):
+    """One value for each test set, and the band of their mean.
+
+    Attributes:
+        null_band: range from 5 to 95 % of `mean` for a perfect sampler; None where it is not known.
+    """
+
+    null_band: np.ndarray | None = None
+
+    @classmethod
+    def within(cls, definition: str, values: np.ndarray, band: np.ndarray | None) -> ComparedScores:
+        """Return the scores of values (B,) beside a band (2,)."""
+        scores = Scores.of(definition, values)
+        return cls(definition, values, scores.mean, scores.sem, band)
+
+
+@dataclass(frozen=True)
 class Stream:
     """How a metric is measured on a few test sets at a time.
 

@@ -16,36 +16,18 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import t
 
 from evaluation.exchange import BAND
-from evaluation.score import Scores, Stream, Tick
+from evaluation.score import ComparedScores, Stream, Tick
 
 FEW = 20  # test sets: up to so many, all change sides
 EVERY = 5  # of more test sets, one in so many does
 
 Values = Callable[..., np.ndarray]
-
-
-@dataclass(frozen=True)
-class ComparedScores(Scores):
-    """One value for each test set, and the band of their mean.
-
-    Attributes:
-        null_band: range from 5 to 95 % of `mean` for a perfect sampler; None for a single test set.
-    """
-
-    null_band: np.ndarray | None = None
-
-    @classmethod
-    def against(cls, definition: str, values: np.ndarray, null: np.ndarray) -> ComparedScores:
-        """Return the scores of values (B,), with values (K,) of test sets whose draws changed sides."""
-        scores = Scores.of(definition, values)
-        return cls(definition, values, scores.mean, scores.sem, band(null, len(values)))
 
 
 def band(null: np.ndarray, sets: int) -> np.ndarray | None:
@@ -117,7 +99,8 @@ def two_sample(definition: str) -> Callable[[Values], Callable[..., ComparedScor
             return {"values": found, "null": values(*again, _at_end(tick, len(draws)), **more)}
 
         def join(found: Mapping[str, np.ndarray], n: int, prior: Any) -> ComparedScores:
-            return ComparedScores.against(definition, found["values"], found["null"])
+            width = band(found["null"], len(found["values"]))
+            return ComparedScores.within(definition, found["values"], width)
 
         @functools.wraps(values)
         def metric(

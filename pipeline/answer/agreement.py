@@ -133,6 +133,8 @@ def likelihood(
     if not (simulator.has_log_likelihood and simulator.prior.has_density):
         return None
     outputs = {name: np.asarray(values)[None] for name, values in observed.items()}
+    if not all(np.isfinite(values).all() for values in outputs.values()):
+        return Check(question, OPEN, "Its value is not known where outputs are absent.")
     try:
         found = weigh(simulator, posterior, outputs, x, WEIGHTED, sampling_steps, seed)
     except (UsageError, NotImplementedError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from evaluation.local_c2st import local_c2st
 from evaluation.misspecification import oddness
 from evaluation.predictive import predictive_check
 from evaluation.scale import on_scale
-from pipeline.answer.evidence import Evidence, element_names, flattened, summaries
+from pipeline.answer.evidence import Evidence, element_names, flattened, present, summaries
 
 LEVEL = 0.05
 GOOD, DOUBT, OPEN = "good", "doubt", "not done"
@@ -54,11 +55,12 @@ def model_check(evidence: Evidence, posterior: Any, x: dict[str, np.ndarray]) ->
     question = "Is the observation like what the model makes?"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", OutOfRangeWarning)
-        context = posterior.summary(x).cpu().numpy()[0].astype(float)
-    train, held_out = evidence.train, evidence.held_out
-    summary = (summaries(posterior, train.x), summaries(posterior, held_out.x), context)
+        posterior.summary(x)
+    train, held_out, seen = evidence.train, evidence.held_out, present(x)
+    summary = [summaries(posterior, rows) for rows in (train.x, held_out.x, x)]
     try:
-        found = oddness(train.flat, held_out.flat, flattened(x)[0], summary)
+        flat = (train.flat[:, seen], held_out.flat[:, seen], flattened(x)[0, seen])
+        found = oddness(*flat, (summary[0], summary[1], summary[2][0]))
     except ValueError as error:
         return Check(question, OPEN, f"{error}.", "Simulate more: run.grow(test=200).")
     values = {"p_value": found.p_value, **{f"p_{k}": v for k, v in found.p_values.items()}}
@@ -66,7 +68,7 @@ def model_check(evidence: Evidence, posterior: Any, x: dict[str, np.ndarray]) ->
     said = f"p = {found.p_value:.2g} among {found.simulations} simulations."
     if found.p_value > LEVEL and not range_:
         return Check(question, GOOD, said, values=values)
-    odd = _largest(np.abs(found.residual), element_names(x))
+    odd = _largest(np.abs(found.residual), list(compress(element_names(x), seen)))
     where = f" Least expected from the other outputs: {odd}." if odd else ""
     return Check(
         question,
@@ -100,7 +102,9 @@ def predictive(
         rows = [float(quantity({k: v[i] for k, v in predicted.items()})) for i in range(count)]
         given[name] = float(quantity({k: v[0] for k, v in outputs.items()})), np.array(rows)
     try:
-        found = predictive_check(flattened(outputs)[0], flattened(predicted), given)
+        seen = present(outputs)
+        found = predictive_check(flattened(outputs)[0, seen], flattened(predicted)[:, seen], given)
+        found = found.among(seen)
     except ValueError as error:
         return Check(question, OPEN, f"{error}."), None
     inside = f"{found.inside[1]:.0%} of the outputs lie in their 90 % interval"

@@ -43,6 +43,29 @@ class Evidence:
     train: SimulatedRows
     held_out: SimulatedRows
 
+    def like(self, x: dict[str, np.ndarray]) -> Evidence:
+        """Return the simulations without the elements that are absent from an observation, each array (1, ...)."""
+        train, held_out = self.train, self.held_out
+        return Evidence(
+            SimulatedRows(train.theta, hidden(train.x, x)),
+            SimulatedRows(held_out.theta, hidden(held_out.x, x)),
+        )
+
+
+def hidden(outputs: dict[str, np.ndarray], x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return outputs (n, ...) by name, NaN where those of an observation (1, ...) are."""
+    if all(present(x)):
+        return outputs
+    return {
+        name: np.where(np.isnan(x[name]), np.float32("nan"), values)
+        for name, values in outputs.items()
+    }
+
+
+def present(x: dict[str, np.ndarray]) -> np.ndarray:
+    """Return which elements of an observation, each array (1, ...), are no NaN, in the order of `flattened`."""
+    return ~np.isnan(flattened(x)[0])
+
 
 def flattened(x: dict[str, np.ndarray]) -> np.ndarray:
     """Return outputs by name, each (n, ...), side by side as (n, E); masks are left out."""
@@ -115,4 +138,5 @@ def summaries(posterior: Any, x: dict[str, np.ndarray]) -> np.ndarray:
     """Return the posterior's summaries of outputs, shape (n, F)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OutOfRangeWarning)
-        return np.asarray(posterior.summary(x).cpu().numpy(), float)
+        found = np.asarray(posterior.summary(x).cpu().numpy(), float)
+    return np.nan_to_num(found, nan=0.0)  # absent elements are NaN in all rows

@@ -11,7 +11,7 @@ import numpy as np
 from estimators import OutOfRangeWarning
 from evaluation.gaussian import FittedGaussian
 from evaluation.scale import on_scale
-from pipeline.answer.evidence import Evidence, element_names, flattened, output_names
+from pipeline.answer.evidence import Evidence, element_names, flattened, output_names, present
 from pipeline.errors import PipelineError
 from pipeline.results import DONE, Results
 from pipeline.run import RunDirectory
@@ -43,11 +43,13 @@ def rests_on(
     seed: int,
 ) -> dict[str, float]:
     """Return for each output, or block of neighbouring elements, how far the posterior moves without it."""
-    names, outputs = element_names(x), output_names(x)
-    model, observed = FittedGaussian(evidence.train.flat), flattened(x)[0]
+    names, outputs, observed, seen = element_names(x), output_names(x), flattened(x)[0], present(x)
+    model, place = FittedGaussian(evidence.train.flat[:, seen]), np.cumsum(seen) - 1
     width = max(1, -(-len(names) // MOST_BLOCKS))
-    blocks = _blocks(x, width)
-    rows = np.stack([observed, *(model.without(observed, block) for block in blocks)])
+    blocks = [kept for block in _blocks(x, width) if len(kept := block[seen[block]])]
+    rows = np.tile(observed, (1 + len(blocks), 1))
+    for row, block in zip(rows[1:], blocks, strict=True):
+        row[seen] = model.without(observed[seen], place[block])
     inputs = {n: np.repeat(v, len(rows), axis=0) for n, v in x.items() if n not in outputs}
     start = 0
     for name in outputs:

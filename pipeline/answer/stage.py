@@ -24,7 +24,7 @@ from pipeline.answer.check import (
     model_check,
     predictive,
 )
-from pipeline.answer.evidence import Evidence, evidence
+from pipeline.answer.evidence import Evidence, evidence, hidden
 from pipeline.answer.resimulate import Resimulated, default_number, resimulate
 from pipeline.answer.sensitivity import by_budget, rests_on
 from pipeline.answer.write import write
@@ -145,7 +145,8 @@ def infer(question: Question, observation: Any, out: Path | None, stop: Stop) ->
         Stopped: a stop was requested.
     """
     stop.check("infer")
-    observed = Observed.of(question.posterior.x_shapes, observation)
+    partial = question.posterior.has_conditionals
+    observed = Observed.of(question.posterior.x_shapes, observation, partial)
     folder = out or question.run.path / FOLDER / digest(observed.outputs)[:12]
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is no folder: name another one")
@@ -186,11 +187,12 @@ def _answer(
         return answer
     log("infer: checks the observation and the posterior ...")
     stop.check("infer")
-    checks = [model_check(question.evidence, question.posterior, x)]
+    simulations = question.evidence.like(x)
+    checks = [model_check(simulations, question.posterior, x)]
     predicted, predictive_, simulated = _predict(question, x, draws, origin, stop)
     checks.append(predictive_[0])
     scaled = on_scale(draws, question.scales)
-    arguments = (question.evidence, question.posterior, x)
+    arguments = (simulations, question.posterior, x)
     checks.append(local_check(*arguments, scaled, question.scales, steps, seed))
     stop.check("infer")
     budgets = by_budget(question.run, question.key, x, question.scales, steps, seed)
@@ -224,6 +226,7 @@ def _predict(
     found = resimulate(question.config, question.run, question.simulator, theta, origin, stop)
     outputs = {name: _padded(values, x[name].shape[1:]) for name, values in found.x.items()}
     inputs = {name: x[name] for name in outputs}
+    outputs = hidden(outputs, inputs)
     check, numbers = predictive(inputs, outputs, question.quantities or {})
     if bad := len(theta) - found.counts["ok"]:
         said = f"{check.sentence} {bad} of {len(theta)} simulations are not ok and left out."
@@ -243,7 +246,7 @@ def _agreements(
     checks: list[Check | None] = []
     prior, scales, seed = question.simulator.prior, question.scales, question.seed
     if simulated is not None and len(simulated.theta):
-        inputs = Observed.of(question.posterior.x_shapes, simulated.x).x
+        inputs = hidden(Observed.of(question.posterior.x_shapes, simulated.x).x, x)
         pool = draws[len(draws) - POOL :] if len(draws) > 2 * POOL else draws[len(draws) // 2 :]
         checks.append(again(question.posterior, prior, simulated.theta, inputs, pool))
     used = next((one["budget"] for one in budgets if one["used"]), None)

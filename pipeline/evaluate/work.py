@@ -39,7 +39,7 @@ from pipeline.train.threads import threads
 FORMAT = 3  # raised when equal settings would give other numbers
 QUICK = "quick"  # name of the blocks of all metrics that take no time
 BLOCKS = (
-    2  # format of the blocks: those of an interrupted evaluation of another format are not used
+    3  # format of the blocks: those of an interrupted evaluation of another format are not used
 )
 DENSITIES = 200  # draws of a test set at which a log-density is computed
 PRIOR_DRAWS = 10_000

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from estimators.observation import batched
+from estimators.observation import batched, with_absent
 from estimators.outputs import MASK
 from pipeline.errors import UsageError
 from pipeline.imported.arrays import read_arrays, reading, require_numbers
@@ -38,12 +38,14 @@ class Observed:
         return len(next(iter(self.x.values())))
 
     @classmethod
-    def of(cls, shapes: Shapes, observation: Any) -> Observed:
+    def of(cls, shapes: Shapes, observation: Any, partial: bool = False) -> Observed:
         """Bring an observation into form.
 
         Arguments:
             shapes: the arrays that the posterior takes: name -> shape.
             observation: arrays by name, with the key "" or as one array where there is one output.
+            partial: whether the posterior takes observations of which some elements are absent: NaN, or outputs
+                that are left out.
 
         Raises:
             UsageError: other names or shapes, values that are no finite numbers, or no observation at all.
@@ -59,16 +61,11 @@ class Observed:
         if set(given) == {""} and len(outputs) == 1:
             given = {outputs[0]: _shaped(given[""], shapes[outputs[0]])}
         try:
+            given = dict(with_absent(shapes, given)) if partial else given
             x, single = batched(shapes, given)
         except ValueError as error:
             raise UsageError(f"the observation does not fit: {error}") from None
-        if broken := [_broken(name, x[name]) for name in outputs if not np.isfinite(x[name]).all()]:
-            raise UsageError(
-                f"the observation holds NaN or infinity in {', '.join(broken)}: this posterior has learned from "
-                "complete outputs alone. Posteriors of the estimators `joint` and `joint_distilled` take missing "
-                "outputs in Python, by posterior.sample; others where the simulator leaves values out itself, "
-                "with a mask among its outputs"
-            )
+        _require_values({name: x[name] for name in outputs}, partial)
         if not len(x[outputs[0]]):
             raise UsageError(
                 "the observation's arrays hold no observation: their first axis is 0 long"
@@ -84,9 +81,27 @@ class Observed:
         return {name: values[b] for name, values in self.outputs.items()}
 
 
+def _require_values(outputs: dict[str, np.ndarray], partial: bool) -> None:
+    """Refuse outputs (B, ...) with infinity, with NaN if that is not allowed, or without any value."""
+    bad = {name: ~np.isfinite(values) for name, values in outputs.items()}
+    if partial:
+        bad = {name: np.isinf(values) for name, values in outputs.items()}
+        absent = [np.isnan(values).reshape(len(values), -1).all(1) for values in outputs.values()]
+        if np.all(absent, axis=0).any():
+            raise UsageError("the observation holds NaN alone: give at least one value")
+    if broken := [_broken(name, values) for name, values in bad.items() if values.any()]:
+        kinds = "infinity" if partial else "NaN or infinity"
+        raise UsageError(
+            f"the observation holds {kinds} in {', '.join(broken)}: this posterior has learned from complete "
+            "outputs alone. NaN is an absent value for posteriors of the estimators `joint` and "
+            "`joint_distilled`; for others where the simulator leaves values out itself, with a mask among its "
+            "outputs"
+        )
+
+
 def _broken(name: str, values: np.ndarray) -> str:
-    """Return which elements of an output (B, ...) are no finite numbers, for people."""
-    places = np.argwhere(~np.isfinite(values))
+    """Return which elements of an output (B, ...) are marked, for people."""
+    places = np.argwhere(values)
     shown = [f"[{', '.join(map(str, place[1:]))}]" for place in places[:MOST_NAMED]]
     if values.ndim == 1 or len(places) == values.size:
         return repr(name)
@@ -151,7 +166,14 @@ def _read_json(path: Path) -> dict[str, np.ndarray]:
         values = {"": values}
     if not isinstance(values, dict):
         raise ValueError(f"it holds {type(values).__name__}; valid are a mapping or a list")
-    return {name: np.array(one) for name, one in values.items()}
+    return {name: np.array(_numbers(one)) for name, one in values.items()}
+
+
+def _numbers(value: Any) -> Any:
+    """Return nested lists with NaN in the place of null."""
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    return float("nan") if value is None else value
 
 
 def _read_netcdf(path: Path) -> dict[str, np.ndarray]:

@@ -86,7 +86,8 @@ def sample(
     with advising(run, "train"):
         on = device("evaluate.device", load(run).evaluate.device)
         posterior = Results(run, latest_training(run)).load(on)
-    observed = Observed.of(posterior.x_shapes, observation)
+    partial = posterior.has_conditionals
+    observed = Observed.of(posterior.x_shapes, observation, partial)
     single, count = observed.single, len(observed)
     size = len(posterior.names)
     shape = (n, size) if single else (count, n, size)

@@ -31,6 +31,7 @@ class Truncated:
     def __init__(self, posterior: Any, regions: list[Region], provenance: dict[str, Any]) -> None:
         self.posterior, self.regions, self.provenance = posterior, regions, provenance
         self.names, self.x_shapes = posterior.names, posterior.x_shapes
+        self.has_conditionals = False  # rounds are of a complete observation
         self.sampling_steps = posterior.sampling_steps
 
     def summary(self, x: Any) -> Any:

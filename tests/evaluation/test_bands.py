@@ -25,7 +25,8 @@ from evaluation.coverage import (
 )
 from evaluation.log_prob import log_prob_truth
 from evaluation.proper_scores import crps, energy
-from evaluation.rmse import mae, nrmse, rmse
+from evaluation.image_scores import rmse_image
+from evaluation.rmse import mae, nrmse, r2, rmse, rmse_paper
 
 RNG = np.random.default_rng(3)
 SETS, DRAWS, D = 400, 400, 3
@@ -141,6 +142,25 @@ def test_errors_and_their_bands_are_the_closed_form(width: float) -> None:
     assert rmse(theta, draws).mean == pytest.approx(exact, rel=0.04)
 
 
+@pytest.mark.parametrize("width", [0.5, 1.0, 1.5])
+def test_bands_of_explained_variance_and_of_images_are_the_closed_form(width: float) -> None:
+    """Medians are m = x / 2 with variance 1/2, truths lie around them by 1/2, draws by width^2 / 2."""
+    theta, draws, prior = posterior(width)
+    explained, image = r2(theta, draws), rmse_image(theta, draws)
+    assert explained.mean == pytest.approx(0.5, abs=0.05)
+    perfect = 1 / (1 + width**2)
+    assert explained.null_band.mean() == pytest.approx(perfect, abs=0.05)
+    inside = explained.null_band[0] <= explained.mean <= explained.null_band[1]
+    assert inside == (width == 1)
+    # |theta - draw|^2 over D parameters: the truth's distance to m is a chi^2_D, that of a draw too
+    square = np.random.default_rng(1).chisquare(D, 400_000)
+    exact, null = (np.sqrt((size * square / D + width**2) / 2).mean() for size in (1.0, width**2))
+    assert image.mean == pytest.approx(exact, rel=0.03)
+    assert image.null_band.mean() == pytest.approx(null, rel=0.02)
+    paper, absolute = rmse_paper(theta, draws, prior + 2), mae(theta, draws)
+    assert paper.null_band * (prior.mean() + 2) == pytest.approx(absolute.null_band)
+
+
 def test_coverage_by_density_is_the_closed_form() -> None:
     """log p is -z^2 / 2 and a constant: the truth has z ~ N(0, 1 / width^2) in the posterior's widths."""
     rng = np.random.default_rng(2)
@@ -152,7 +172,10 @@ def test_coverage_by_density_is_the_closed_form() -> None:
         assert (found.max > found.null_band[1]) == (width != 1.0)
 
 
-@pytest.mark.parametrize("metric", [tarp, tarp_posterior, coverage_joint, contraction, rmse, mae])
+OWN = (contraction, rmse, mae, r2, rmse_paper, rmse_image)  # bands with a sampling error of their own
+
+
+@pytest.mark.parametrize("metric", [tarp, tarp_posterior, coverage_joint, *OWN])
 def test_blocks_give_the_numbers_of_all_test_sets(metric: Any) -> None:
     theta, draws, prior = posterior(0.8)
     whole = metric(*[{"theta": theta, "draws": draws, "prior": prior}[n] for n in needs(metric)])
@@ -167,7 +190,7 @@ def test_blocks_give_the_numbers_of_all_test_sets(metric: Any) -> None:
     joined = {k: np.concatenate([one[k] for one in found]) for k in found[0]}
     again = metric.stream.join(joined, DRAWS, prior)
     for name, value in vars(whole).items():
-        if name == "null_band" and metric in (contraction, rmse, mae):  # its own sampling error
+        if name == "null_band" and metric in OWN:
             np.testing.assert_allclose(getattr(again, name), value, rtol=0.1)
         elif not isinstance(value, str):
             np.testing.assert_allclose(getattr(again, name), value, rtol=1e-12)

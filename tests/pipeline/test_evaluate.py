@@ -303,7 +303,8 @@ def test_a_metric_that_cannot_be_measured_is_a_note(finished: Any) -> None:
 
 
 STREAMED = (
-    "rmse, nrmse, r2, mae, sbc, ece, coverage, coverage_joint, mmd, crps, tarp, tarp_posterior"
+    "rmse, rmse_paper, rmse_image, nrmse, r2, mae, sbc, ece, coverage, coverage_joint, mmd, crps, tarp"
+    ", tarp_posterior"
 )
 
 
@@ -321,7 +322,7 @@ def damage(chunk: Path) -> None:
 def test_draws_of_a_large_evaluation_are_kept_in_chunks_with_equal_numbers(
     finished: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    words = [f"evaluate.metrics=[{STREAMED}, rmse_paper]", "evaluate.draws=30"]
+    words = [f"evaluate.metrics=[{STREAMED}, coverage_pixels]", "evaluate.draws=30"]
     words.append("evaluate.workers=1")
     small = run_stage(finished, *words)["metrics"]
     folder = finished.run.training(latest_training(finished.run)) / "evaluation"
@@ -344,7 +345,7 @@ def test_draws_of_a_large_evaluation_are_kept_in_chunks_with_equal_numbers(
     (folder / "metrics.json").unlink()
     monkeypatch.setattr(draws, "SHARE", 0)
     without = run_stage(finished, *words)["metrics"]
-    assert "needs all draws in memory" in without["rmse_paper"]["note"]
+    assert "needs all draws in memory" in without["coverage_pixels"]["note"]
     assert without["tarp"] == small["tarp"]
 
 
