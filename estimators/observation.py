@@ -45,19 +45,19 @@ def batched(shapes: Shapes, x: Observation) -> tuple[dict[str, np.ndarray], bool
     return _padded(shapes, arrays) | masks, one
 
 
-def with_absent(shapes: Shapes, x: Observation) -> Observation:
-    """Return observations with NaN for every output that is left out.
+def with_absent(shapes: Shapes, x: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+    """Return NaN for every output that is left out of observations.
 
     Arguments:
-        shapes: see `batched`. x: see `batched`; without any output it is one observation.
+        shapes: see `batched`. x: outputs by name; without any it is one observation.
     """
-    if not isinstance(x, Mapping) or set(x) >= set(shapes) or set(x) == {""}:
-        return x
+    if set(x) == {""}:
+        return {}
     known = {name: np.shape(values) for name, values in x.items() if name in shapes}
     several = [got[:1] for name, got in known.items() if len(got) > len(shapes[name])]
     first = several[0] if several else ()
     left = {name: shape for name, shape in shapes.items() if name not in x}
-    return {**x, **{name: np.full((*first, *shape), np.nan) for name, shape in left.items()}}
+    return {name: np.full((*first, *shape), np.nan) for name, shape in left.items()}
 
 
 def _by_name(outputs: Shapes, x: Observation) -> dict[str, np.ndarray]:

@@ -280,8 +280,8 @@ class Posterior:
 
     def _batched(self, x: Observation) -> tuple[dict[str, np.ndarray], bool]:
         """Return the arrays of observations, absent ones filled with NaN, and whether it is a single one."""
-        if self.module.has_conditionals:
-            return batched(self.x_shapes, with_absent(self.x_shapes, x))
+        if self.module.has_conditionals and isinstance(x, Mapping):
+            x = {**x, **with_absent(self.x_shapes, x)}
         try:
             return batched(self.x_shapes, x)
         except ValueError as error:

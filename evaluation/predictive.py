@@ -45,7 +45,7 @@ class PredictiveCheck:
     simulations: int
 
     def among(self, compared: np.ndarray) -> PredictiveCheck:
-        """Return the same for all elements of the outputs, of which some (E,) were compared; NaN for the others."""
+        """Return the same for all elements of the outputs, NaN for those that were not `compared` (E,)."""
 
         def spread(values: np.ndarray) -> np.ndarray:
             result = np.full((*values.shape[:-1], len(compared)), np.nan)

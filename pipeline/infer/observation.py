@@ -61,7 +61,8 @@ class Observed:
         if set(given) == {""} and len(outputs) == 1:
             given = {outputs[0]: _shaped(given[""], shapes[outputs[0]])}
         try:
-            given = dict(with_absent(shapes, given)) if partial else given
+            if partial:
+                given |= with_absent(shapes, given)
             x, single = batched(shapes, given)
         except ValueError as error:
             raise UsageError(f"the observation does not fit: {error}") from None

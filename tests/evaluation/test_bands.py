@@ -23,9 +23,9 @@ from evaluation.coverage import (
     tarp,
     tarp_posterior,
 )
+from evaluation.image_scores import rmse_image
 from evaluation.log_prob import log_prob_truth
 from evaluation.proper_scores import crps, energy
-from evaluation.image_scores import rmse_image
 from evaluation.rmse import mae, nrmse, r2, rmse, rmse_paper
 
 RNG = np.random.default_rng(3)
@@ -172,7 +172,14 @@ def test_coverage_by_density_is_the_closed_form() -> None:
         assert (found.max > found.null_band[1]) == (width != 1.0)
 
 
-OWN = (contraction, rmse, mae, r2, rmse_paper, rmse_image)  # bands with a sampling error of their own
+OWN = (
+    contraction,
+    rmse,
+    mae,
+    r2,
+    rmse_paper,
+    rmse_image,
+)  # bands with a sampling error of their own
 
 
 @pytest.mark.parametrize("metric", [tarp, tarp_posterior, coverage_joint, *OWN])

@@ -1,4 +1,4 @@
-"""An answer for an observation of which a part is absent, by a joint estimator: simulations, draws, checks, page."""
+"""An answer for an observation of which a part is absent, by a joint estimator: draws, checks and page."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pipeline.errors import UsageError
 from sbiflow import Normal, Run
 
 NOISE = 0.5
+ARGUMENTS = {"width": 32, "depth": 2, "absent_share": 0.7, "posterior_share": 0.9}
 
 
 def test_an_observation_with_absent_outputs_gets_an_answer_and_its_checks(tmp_path: Path) -> None:
@@ -23,7 +24,7 @@ def test_an_observation_with_absent_outputs_gets_an_answer_and_its_checks(tmp_pa
     run = Run(
         tmp_path / "run", measured, prior={"a": Normal(0, 1), "b": Normal(0, 1)},
         budget=800, test=80,
-        estimator={"name": "joint", "arguments": {"width": 32, "depth": 2, "absent_share": 0.7, "posterior_share": 0.9}},
+        estimator={"name": "joint", "arguments": ARGUMENTS},
         train={"steps": 800, "learning_rate": 3e-3},
     )  # fmt: skip
     run.simulate()
