@@ -57,6 +57,7 @@ class GaussianMixture:
         self.size, self.steps = means.shape[1], steps
         self.row_memory = 4 * count + 4 * self.size
         self.shift, self.scale = torch.zeros(()), torch.ones(())
+        self.low, self.high = torch.tensor(-torch.inf), torch.tensor(torch.inf)
         self.squares = self.means.square().sum(1)
         self.sigma_min = 0.05 * float(self.variances.min().sqrt())
         self.sigma_max = 20 * self._spread() if sigma_max is None else float(sigma_max)

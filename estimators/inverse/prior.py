@@ -32,6 +32,7 @@ class DiffusionPrior(Protocol):
         size: D.
         sigma_min, sigma_max: the least and the largest noise.
         shift, scale: of theta = shift + scale u, shape (D,) or ().
+        low, high: bounds of theta, shape (D,) or (); -inf and inf where there is none.
         row_memory: about how many numbers one row takes in a pass.
     """
 
@@ -40,6 +41,8 @@ class DiffusionPrior(Protocol):
     sigma_max: float
     shift: Tensor
     scale: Tensor
+    low: Tensor
+    high: Tensor
     row_memory: int
 
     def denoise(self, u: Tensor, sigma: float) -> Tensor:
@@ -59,13 +62,13 @@ class ConsistentPrior(DiffusionPrior, Protocol):
 class EstimatorPrior:
     """A trained `npse` as a denoiser; a trained `cmpe_distilled` also as a consistency function.
 
-    Its parameters are unbounded, so that theta is linear in u.
+    theta is linear in u, also where parameters have bounds: a draw outside of them is set to the bound.
 
     Arguments:
         posterior: of an estimator that was trained without outputs.
 
     Raises:
-        ValueError: an estimator of another kind, one with an observation, or bounded parameters.
+        ValueError: an estimator of another kind, one with an observation, or parameters that are not linear in u.
     """
 
     def __init__(self, posterior: Posterior | Estimator) -> None:
@@ -80,16 +83,18 @@ class EstimatorPrior:
                 "without, by a simulator that has none (see docs/inverse.md)"
             )
         transform = module.transform
-        if transform.any_log or not (isinstance(transform, Reflect) and transform.bijective):
+        if transform.any_log or not isinstance(transform, Reflect):
+            scale = "a log scale" if transform.any_log else f"bounds = {module.bounds!r}"
             raise ValueError(
-                "the prior's parameters have bounds or a log scale: inverse problems need parameters that are "
-                "standardised alone; train without bounds"
+                f"the prior's parameters have {scale}: inverse problems need parameters that are linear in those "
+                "of the network; valid are a linear scale and bounds reflect or clip"
             )
         self.module = module.eval().requires_grad_(False)
         self.denoiser = module.teacher if isinstance(module, CMPEDistilled) else module
         self.size, self.row_memory = module.problem.latent_size, module.row_memory
         self.sigma_min, self.sigma_max = float(module.epsilon), float(module.T)
         self.shift, self.scale = transform.standard.mean, transform.standard.scale
+        self.low, self.high = transform.low, transform.high
         if isinstance(module, CMPEDistilled):
             self.student = module
             self.consistency = self._consistency
@@ -109,3 +114,8 @@ class EstimatorPrior:
 def decode(prior: DiffusionPrior, u: Tensor) -> Tensor:
     """Return theta = shift + scale u."""
     return prior.shift + prior.scale * u
+
+
+def bounded(prior: DiffusionPrior, theta: Tensor) -> Tensor:
+    """Return theta, what lies outside of the prior's bounds set to them."""
+    return torch.minimum(torch.maximum(theta, prior.low), prior.high)

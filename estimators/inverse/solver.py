@@ -10,7 +10,7 @@ from torch import Tensor
 from estimators.checks import within
 from estimators.inverse.measurements import Counted, Measurements, Tick
 from estimators.inverse.operators import Decomposition, Operator
-from estimators.inverse.prior import ConsistentPrior, DiffusionPrior, decode
+from estimators.inverse.prior import ConsistentPrior, DiffusionPrior, bounded, decode
 
 ROWS = 4096  # rows in one pass
 FLOATS = 2**24  # numbers that one pass may take
@@ -108,7 +108,7 @@ class Solver:
             rows = torch.arange(start, stop, device=y.device) // made
             measured = Measurements(prior, operator, y[rows], generator, told)
             u, diagnostics = self.draw(measured, made)
-            draws[start:stop] = decode(self.prior, u.detach())
+            draws[start:stop] = bounded(self.prior, decode(self.prior, u.detach()))
             for key, values in diagnostics.items():
                 found.setdefault(key, []).append(values)
         means = {key: torch.cat(parts).view(len(y), made).mean(1) for key, parts in found.items()}

@@ -208,9 +208,20 @@ def test_estimators_that_are_no_prior_are_refused() -> None:
         inverse.EstimatorPrior(estimators.create("nsf", theta, x).posterior())
     with pytest.raises(ValueError, match=r"trained with the outputs \['x'\]"):
         inverse.EstimatorPrior(estimators.create("npse", theta, x).posterior())
-    bounded = estimators.create("npse", theta, {}, low=[0, 0], high=[1, 1])
-    with pytest.raises(ValueError, match="bounds"):
-        inverse.EstimatorPrior(bounded.posterior())
+    bent = estimators.create("npse", theta, {}, low=[0, 0], high=[1, 1], bounds="probit")
+    with pytest.raises(ValueError, match="bounds = 'probit'.*valid are a linear scale and bounds"):
+        inverse.EstimatorPrior(bent.posterior())
+
+
+@pytest.mark.parametrize("bounds", ["reflect", "clip"])
+def test_draws_of_a_prior_with_bounds_lie_within_them(bounds: str) -> None:
+    """A measurement that no parameters have draws them out of their bounds."""
+    theta = torch.rand(200, 2)
+    model = estimators.create("npse", theta, {}, low=[0, 0], high=[1, 1], bounds=bounds)
+    prior = inverse.EstimatorPrior(model.posterior())
+    draws = inverse.create("pgdm", prior)(torch.tensor([9.0]), first_coordinate(), 50, 0)
+    assert (draws[:, 0] == 1).all()
+    assert (draws >= 0).all()
 
 
 # --- bad input -----------------------------------------------------------------------------------

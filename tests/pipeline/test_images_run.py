@@ -66,3 +66,20 @@ def test_an_image_of_another_size_is_refused(run: Path, tmp_path: Path) -> None:
                    "--out", tmp_path / "s.npz", code=2)  # fmt: skip
     assert "(28, 28)" in done.stderr
     assert not (tmp_path / "s.npz").exists()
+
+
+def test_the_shipped_prior_is_inverted_as_the_documents_say(tmp_path: Path) -> None:
+    if not Path(FOLDER).exists():
+        missing("a prior of Fashion-MNIST", f"apt-get install {PACKAGE}")
+    short = [*SHORT, "evaluate.metrics=[seconds]"]
+    sbiflow("run", CONFIG.with_name("fashion_prior_small.yaml"), "-o", tmp_path / "prior", *short)
+    measured, out = tmp_path / "y.npz", tmp_path / "draws.npz"
+    np.savez(measured, y=np.full((7, 7), -0.5))
+    few = ("particles=4", "moves=1", "final_moves=1")
+    sbiflow(
+        *("invert", "-o", tmp_path / "prior", "--operator", "downsample", "--obs", measured),
+        *("-n", "3", "--out", out, *few),
+    )
+    with np.load(out) as file:
+        assert file["theta"].shape == (3, 784)
+        assert np.abs(file["theta"]).max() == 1  # drawn by a network that knows nothing yet
