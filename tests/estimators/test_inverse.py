@@ -209,7 +209,7 @@ def test_estimators_that_are_no_prior_are_refused() -> None:
     with pytest.raises(ValueError, match=r"trained with the outputs \['x'\]"):
         inverse.EstimatorPrior(estimators.create("npse", theta, x).posterior())
     bent = estimators.create("npse", theta, {}, low=[0, 0], high=[1, 1], bounds="probit")
-    with pytest.raises(ValueError, match="bounds = 'probit'.*valid are a linear scale and bounds"):
+    with pytest.raises(ValueError, match=r"bounds = 'probit'.*valid are a linear scale and bounds"):
         inverse.EstimatorPrior(bent.posterior())
 
 

@@ -82,4 +82,4 @@ def test_the_shipped_prior_is_inverted_as_the_documents_say(tmp_path: Path) -> N
     )
     with np.load(out) as file:
         assert file["theta"].shape == (3, 784)
-        assert np.abs(file["theta"]).max() == 1  # drawn by a network that knows nothing yet
+        assert np.abs(file["theta"]).max() <= 1
