@@ -45,7 +45,7 @@ def batched(shapes: Shapes, x: Observation) -> tuple[dict[str, np.ndarray], bool
     return _padded(shapes, arrays) | masks, one
 
 
-def with_absent(shapes: Shapes, x: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+def absent_outputs(shapes: Shapes, x: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     """Return NaN for every output that is left out of observations.
 
     Arguments:

@@ -16,7 +16,7 @@ from torch import Tensor
 from estimators.checks import renamed
 from estimators.given import given_parameters
 from estimators.memory import draws_that_fit
-from estimators.observation import Observation, batched, with_absent
+from estimators.observation import Observation, absent_outputs, batched
 from estimators.recalibration import DRAWS, Recalibration, marginal
 from estimators.sampling_steps import SamplingSteps
 from estimators.training_range import OutOfRangeWarning
@@ -281,7 +281,7 @@ class Posterior:
     def _batched(self, x: Observation) -> tuple[dict[str, np.ndarray], bool]:
         """Return the arrays of observations, absent ones filled with NaN, and whether it is a single one."""
         if self.module.has_conditionals and isinstance(x, Mapping):
-            x = {**x, **with_absent(self.x_shapes, x)}
+            x = {**x, **absent_outputs(self.x_shapes, x)}
         try:
             return batched(self.x_shapes, x)
         except ValueError as error:

@@ -25,7 +25,7 @@ import numpy as np
 
 from evaluation.calibration import sbc
 from evaluation.exchange import exchanged, null_band
-from evaluation.score import ComparedScores, Scores, Stream, check_finite, check_shapes
+from evaluation.score import ComparedScores, Scores, check_finite, check_shapes, streamed
 
 RMSE = "For each test image the root of the mean squared error over draws and pixels, then mean"
 LEVELS = (0.5, 0.9)  # of the central intervals
@@ -35,11 +35,6 @@ PROJECTIONS = 16  # random directions
 PIXELS = 2**22  # numbers compared at a time
 
 Functional = Callable[[np.ndarray], np.ndarray]  # (..., D) -> (...)
-
-
-def rmse_image(theta: np.ndarray, draws: np.ndarray) -> ComparedScores:
-    """Root mean squared error of each test image's draws, as the denoising experiment of arXiv:2312.05440."""
-    return _errors(_roots(theta, draws))
 
 
 def _roots(theta: np.ndarray, draws: np.ndarray) -> dict[str, np.ndarray]:
@@ -59,7 +54,10 @@ def _errors(found: Mapping[str, np.ndarray]) -> ComparedScores:
     return ComparedScores.within(RMSE, found["values"], null_band(found["null"]))
 
 
-rmse_image.stream = Stream(_roots, lambda found, n, prior: _errors(found))  # type: ignore[attr-defined]
+@streamed(_roots, lambda found, n, prior: _errors(found))
+def rmse_image(theta: np.ndarray, draws: np.ndarray) -> ComparedScores:
+    """Root mean squared error of each test image's draws, as the denoising experiment of arXiv:2312.05440."""
+    return _errors(_roots(theta, draws))
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,8 @@ RMSE = "Root of the mean squared error over draws, then mean over test sets and 
 NRMSE = "RMSE of each parameter in units of its prior's standard deviation, then mean"
 R2 = "Share of the true parameters' variance that posterior medians explain, mean over parameters"
 MAE = "Mean absolute error over draws, test sets and parameters"
-KEPT, FEWEST = (
-    64 * REPETITIONS,
-    20,
-)  # draws that a test set keeps for the band of R^2, for all parameters together
+KEPT = 64 * REPETITIONS  # numbers that a test set keeps for the band of R^2
+FEWEST = 20  # draws in the place of the truth, for any number of parameters
 PAPER = "CMPE paper's tumor 'RMSE': mean absolute error / |mean of all parameters|"
 
 

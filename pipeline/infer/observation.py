@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from estimators.observation import batched, with_absent
+from estimators.observation import absent_outputs, batched
 from estimators.outputs import MASK
 from pipeline.errors import UsageError
 from pipeline.imported.arrays import read_arrays, reading, require_numbers
@@ -62,7 +62,7 @@ class Observed:
             given = {outputs[0]: _shaped(given[""], shapes[outputs[0]])}
         try:
             if partial:
-                given |= with_absent(shapes, given)
+                given |= absent_outputs(shapes, given)
             x, single = batched(shapes, given)
         except ValueError as error:
             raise UsageError(f"the observation does not fit: {error}") from None

@@ -172,14 +172,8 @@ def test_coverage_by_density_is_the_closed_form() -> None:
         assert (found.max > found.null_band[1]) == (width != 1.0)
 
 
-OWN = (
-    contraction,
-    rmse,
-    mae,
-    r2,
-    rmse_paper,
-    rmse_image,
-)  # bands with a sampling error of their own
+# Their bands have a sampling error of their own.
+OWN = (contraction, rmse, mae, r2, rmse_paper, rmse_image)
 
 
 @pytest.mark.parametrize("metric", [tarp, tarp_posterior, coverage_joint, *OWN])
